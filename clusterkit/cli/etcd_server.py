@@ -1,0 +1,3 @@
+"""``clusterkit etcd``: the embedded server in the foreground."""
+
+from __future__ import annotations
