@@ -1,0 +1,1 @@
+"""For tests, yours too: an embedded etcd, a store in memory, a virtual clock."""
