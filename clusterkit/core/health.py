@@ -1,0 +1,78 @@
+"""How the cluster is: a function of what etcd holds, and of what this node knows of itself."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from ..events import Status
+from ..model import ClusterHealth
+from .membership import State
+
+UNHEALTHY_RETENTION = timedelta(minutes=10)
+"""How long a node whose lease expired is missed: a Deployment's old pods never come back."""
+
+
+def unhealthy_nodes(state: State, now: datetime) -> dict[str, str]:
+    """The nodes that should be well and are not, with the reason in words."""
+    found: dict[str, str] = {}
+    for node_id, past in state.history.items():
+        if node_id in state.members:
+            continue
+        if past.open is not None:
+            found[node_id] = "its lease expired"
+        elif past.departures:
+            last = past.departures[-1]
+            expired = last.reason == "health_check_failure" and last.left_at is not None
+            if expired and last.left_at is not None and now - last.left_at < UNHEALTHY_RETENTION:
+                found[node_id] = "its lease expired"
+    for node_id, member in state.members.items():
+        alive = state.alive.get((node_id, member.node.incarnation))
+        if alive is None:
+            found[node_id] = "it shows no sign of life"
+        elif alive.failing_checks:
+            found[node_id] = "its health checks fail: " + ", ".join(alive.failing_checks)
+    return dict(sorted(found.items()))
+
+
+def retention_ends(state: State, now: datetime) -> timedelta | None:
+    """When the set of unhealthy nodes next changes by the passing of time alone; None for never."""
+    ends = [
+        past.departures[-1].left_at + UNHEALTHY_RETENTION
+        for node_id, past in state.history.items()
+        if node_id not in state.members
+        and past.departures
+        and past.departures[-1].reason == "health_check_failure"
+        and past.departures[-1].left_at is not None
+    ]
+    later = [end - now for end in ends if end > now]
+    return min(later, default=None)
+
+
+def assess(state: State, *, now: datetime, fenced: bool, owed_failing: bool) -> ClusterHealth:
+    """The health of the cluster, seen from one node.
+
+    ``critical``: no majority of the known nodes is healthy, or this node is fenced.
+    ``degraded``: a node is unhealthy; or partitions have fewer holders than they should although
+    nodes enough are known; or hooks of this node have failed and are owed. Else ``healthy``.
+    """
+    unhealthy = unhealthy_nodes(state, now)
+    total = len(state.members.keys() | unhealthy.keys())
+    healthy = total - len(unhealthy)
+    reasons = [f"{node_id}: {why}" for node_id, why in unhealthy.items()]
+    wanted = state.config.replication_factor if state.config else 0
+    status: Status = "healthy"
+    if unhealthy:
+        status = "degraded"
+    if len(state.members) < wanted <= total:
+        status = "degraded"
+        reasons.append(f"{len(state.members)} nodes for {wanted} holders a partition")
+    if owed_failing:
+        status = "degraded"
+        reasons.append("partition-change hooks of this node have failed and are owed")
+    if 2 * healthy <= total and total:
+        status = "critical"
+        reasons.append(f"only {healthy} of {total} nodes are healthy")
+    if fenced:
+        status = "critical"
+        reasons.append("this node is fenced: it cannot prove that its lease is alive")
+    return ClusterHealth(status, healthy, len(unhealthy), total, tuple(unhealthy), tuple(reasons))

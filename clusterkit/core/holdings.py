@@ -1,0 +1,154 @@
+"""Who really has the data of a partition, which is not who should have it while copies run.
+
+A pure function of the views and receipts that a node has applied, so that all nodes name the same
+sources for a copy. Only partitions in motion take space: a partition is at rest once every one of
+its holders has said, by its receipt, that its hooks up to the holder's newest change succeeded.
+
+Terms: a *gain* is one (partition, node) pair where the node becomes a holder or the primary. A gain
+that needs data makes the pair *unproven* until the node's receipt reaches the gain's epoch. The
+*keepers* of a partition in motion are the nodes that held it in any view since it was last at rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from .placement import Row
+from .records import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """A node becomes a holder (``needs_data``) or the primary of a partition."""
+
+    index: int
+    node_id: str
+    epoch: int
+    needs_data: bool
+
+
+class Holdings:
+    """The partitions in motion. Owned by one thread."""
+
+    def __init__(self) -> None:
+        self._unproven: dict[str, dict[int, int]] = {}  # node → partition → epoch of the gain
+        self._waiting: dict[int, int] = {}  # partition → how many of its holders are unproven
+        self._keepers: dict[int, tuple[str, ...]] = {}
+
+    def assume(
+        self, rows: Sequence[Row], nonces: Mapping[str, str], receipts: Mapping[str, Receipt], epoch: int
+    ) -> None:
+        """Takes a first reading: whoever has no receipt for this epoch has yet to prove itself."""
+        behind = {
+            node_id
+            for node_id, nonce in nonces.items()
+            if (r := receipts.get(node_id)) is None or r.nonce != nonce or r.epoch < epoch
+        }
+        for index, row in enumerate(rows):
+            for node_id in row:
+                if node_id in behind:
+                    self._keepers.setdefault(index, row)
+                    self._doubt(node_id, index, epoch)
+
+    def advance(
+        self, old: Sequence[Row], new: Sequence[Row], *, epoch: int, reset: Collection[str], gone: Collection[str]
+    ) -> list[Gain]:
+        """Passes from one assignment to the next; the gains are in the order of the partitions.
+
+        Args:
+            old: The rows before, empty before the first assignment.
+            new: The rows now.
+            epoch: The epoch of the new assignment.
+            reset: The nodes whose copies are worthless: they are back with a new registration.
+            gone: The nodes that are no members any more.
+        """
+        # Whoever is gone or reset was in the row before, so each of these partitions comes up below.
+        for node_id in (*gone, *reset):
+            for index in self._unproven.pop(node_id, ()):
+                self._uncount(index)
+        gains: list[Gain] = []
+        for index, row in enumerate(new):
+            before = old[index] if index < len(old) else ()
+            if before == row and not (reset and any(n in reset for n in row)):
+                continue
+            kept = [n for n in (*self._keepers.get(index, ()), *before) if n not in reset and n not in gone]
+            for node_id in before:
+                if node_id not in row and self._unproven.get(node_id, {}).pop(index, None) is not None:
+                    kept = [n for n in kept if n != node_id]  # it never got the data
+                    self._uncount(index)
+            for place, node_id in enumerate(row):
+                if node_id not in before or node_id in reset:
+                    gains.append(Gain(index, node_id, epoch, needs_data=True))
+                    self._doubt(node_id, index, epoch)
+                elif place == 0 and before[0] != node_id:
+                    unproven = index in self._unproven.get(node_id, ())
+                    gains.append(Gain(index, node_id, epoch, needs_data=unproven))
+            if index in self._waiting:
+                self._keepers[index] = tuple(dict.fromkeys(kept))
+            else:
+                self._keepers.pop(index, None)
+        return gains
+
+    def prove(self, node_id: str, epoch: int) -> None:
+        """The node's receipt: its hooks up to ``epoch`` have succeeded."""
+        pairs = self._unproven.get(node_id)
+        if pairs is None:
+            return
+        for index in [i for i, gained in pairs.items() if gained <= epoch]:
+            del pairs[index]
+            self._uncount(index)
+            if index not in self._waiting:
+                self._keepers.pop(index, None)
+        if not pairs:
+            del self._unproven[node_id]
+
+    def sources(
+        self,
+        gain: Gain,
+        row: Row,
+        *,
+        old_primary: str | None,
+        receipts: Mapping[str, Receipt],
+        members: Collection[str],
+    ) -> list[str]:
+        """Whom to copy from: those proven to have the data, the old primary first, then by receipt.
+
+        A node that this same change makes a holder is never among them; one that an earlier change
+        made a holder and that has not proved itself yet comes last, as it may have a part.
+        """
+        proven: list[str] = []
+        doubtful: list[str] = []
+        for node_id in dict.fromkeys((*self._keepers.get(gain.index, ()), *row)):
+            if node_id == gain.node_id or node_id not in members:
+                continue
+            since = self._unproven.get(node_id, {}).get(gain.index)
+            if since is None:
+                proven.append(node_id)
+            elif since < gain.epoch:
+                doubtful.append(node_id)
+
+        def rank(node_id: str) -> tuple[bool, int]:
+            receipt = receipts.get(node_id)
+            return node_id != old_primary, -(receipt.epoch if receipt else 0)
+
+        return sorted(proven, key=rank) + sorted(doubtful, key=rank)
+
+    def keepers(self, index: int) -> tuple[str, ...]:
+        """The nodes that held the partition in any view since it was last at rest."""
+        return self._keepers.get(index, ())
+
+    def in_motion(self) -> Collection[int]:
+        """The partitions that wait for a receipt."""
+        return self._waiting.keys()
+
+    def _doubt(self, node_id: str, index: int, epoch: int) -> None:
+        pairs = self._unproven.setdefault(node_id, {})
+        if index not in pairs:
+            self._waiting[index] = self._waiting.get(index, 0) + 1
+        pairs[index] = epoch
+
+    def _uncount(self, index: int) -> None:
+        self._waiting[index] -= 1
+        if not self._waiting[index]:
+            del self._waiting[index]
