@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+from datetime import datetime
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated, Any
@@ -144,7 +145,8 @@ def watch(options: Options, as_json: AsJson = False) -> None:
             if as_json:
                 _print_json(record)
             else:
-                print(f"{record['timestamp'][11:23]}  {record['event']:<22}{describe(record)}")
+                when = datetime.fromisoformat(record["timestamp"])
+                print(f"{when:%H:%M:%S}  {record['event']:<22}{describe(record)}")
             sys.stdout.flush()
 
 

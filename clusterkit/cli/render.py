@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from clusterkit.model import ClusterView, Partition
 
@@ -38,10 +40,11 @@ def nodes_document(cluster: str, view: ClusterView) -> dict[str, Any]:
     }
 
 
-def nodes_table(cluster: str, view: ClusterView) -> Table:
+def nodes_table(cluster: str, view: ClusterView) -> Group:
     """What ``clusterkit nodes`` prints."""
     primaries, replicas = _counts(view)
-    table = Table(title=f"{cluster}: {len(view.nodes)} nodes at revision {view.revision}")
+    title = f"{cluster}: {len(view.nodes)} nodes at revision {view.revision}"
+    table = Table()
     for column in ("node", "address", "zone", "state", "joined (UTC)"):
         table.add_column(column)
     for column in ("weight", "primary of", "replica of"):
@@ -57,7 +60,7 @@ def nodes_table(cluster: str, view: ClusterView) -> Table:
             str(primaries[node.id]),
             str(replicas[node.id]),
         )
-    return table
+    return Group(Text(title), table)
 
 
 def partitions_document(cluster: str, view: ClusterView, node_id: str | None) -> dict[str, Any]:
@@ -78,11 +81,12 @@ def partitions_document(cluster: str, view: ClusterView, node_id: str | None) ->
     }
 
 
-def partitions_table(cluster: str, view: ClusterView, node_id: str | None) -> Table:
+def partitions_table(cluster: str, view: ClusterView, node_id: str | None) -> Group:
     """What ``clusterkit partitions`` prints; ``node_id`` leaves only its partitions."""
     shown = held_by(view.partitions, node_id)
     of = "" if node_id is None else f" of {node_id}"
-    table = Table(title=f"{cluster}: {len(shown)} partitions{of} at revision {view.revision}")
+    title = f"{cluster}: {len(shown)} partitions{of} at revision {view.revision}"
+    table = Table()
     for column in ("partition", "primary", "replicas"):
         table.add_column(column)
     for partition in shown:
@@ -91,7 +95,7 @@ def partitions_table(cluster: str, view: ClusterView, node_id: str | None) -> Ta
             partition.primary.id if partition.primary else "nobody",
             ", ".join(node.id for node in partition.replicas) or "-",
         )
-    return table
+    return Group(Text(title), table)
 
 
 def held_by(partitions: Iterable[Partition], node_id: str | None) -> list[Partition]:

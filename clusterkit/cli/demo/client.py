@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
@@ -48,13 +48,13 @@ class Client:
         self._closing.set()
         self._pool.shutdown(cancel_futures=True)
 
-    def write(self, keys: Iterable[str], value: Callable[[str], str]) -> int:
-        """Writes ``value(key)`` under each key; how many, all of them acknowledged.
+    def write(self, keys: Iterable[str], value: str) -> int:
+        """Writes ``value``, with the key's name, under each key; how many, all acknowledged.
 
         Raises:
             DemoError: A key could not be written.
         """
-        return sum(self._pool.map(lambda key: self._write_one(key, value(key)), keys))
+        return sum(self._pool.map(lambda key: self._write_one(key, f"{key}: {value}"), keys))
 
     def lost(self) -> list[str]:
         """Reads back every key that was ever acknowledged; those missing or with an old value.

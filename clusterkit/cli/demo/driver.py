@@ -139,7 +139,7 @@ class Demo:
         mark = self._timeline.mark()
         started = time.monotonic()
         self._report.waiting("every holder to have every key")
-        written = self._client.write(self._keys, lambda key: f"{key}, first value")
+        written = self._client.write(self._keys, "first value")
         self._finish("write", mark, started, [], written=written)
 
     def _add_fifth(self) -> None:

@@ -98,6 +98,7 @@ def _order_violations(node: str, records: Sequence[Record]) -> Iterator[str]:
                 yield f"rebalance_complete: {node} was told of one that had not started"
             open_ids.discard(event_id)
         elif kind == "partition_change" and not open_ids:
-            yield f"partition_change: {node} was told of {record['partition_id']} outside a rebalance"
+            what = record["partition_id"]
+            yield f"partition_change: {node} was told of {what} outside a rebalance"
     if open_ids:
         yield f"rebalance_complete: {node} saw {len(open_ids)} rebalances start and not complete"

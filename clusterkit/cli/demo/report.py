@@ -149,12 +149,8 @@ class HumanReport:
 
     def end(self, result: StepResult) -> None:
         self._clear_status()
-        for what, detail, seen_by in summarise(result.records):
-            self._console.print(
-                f"          [cyan]{what:<22}[/cyan]{escape(detail)}  [dim]{seen_by}[/dim]",
-                highlight=False,
-                soft_wrap=True,
-            )
+        for what, detail, who in summarise(result.records):
+            self._line(what, f"{escape(detail)}  [dim]{escape(who)}[/dim]")
         colour = "red" if result.lost else "green"
         self._line(
             "keys",
@@ -162,7 +158,7 @@ class HumanReport:
             f"through their owners, {result.written} written meanwhile",
         )
         for violation in result.violations:
-            self._line("[red]not as expected[/red]", f"       [red]{escape(violation)}[/red]")
+            self._line("not as expected", f"[red]{escape(violation)}[/red]")
 
     def summary(self, summary: Summary) -> None:
         self._clear_status()
@@ -181,9 +177,7 @@ class HumanReport:
             )
         elif summary.violations:
             line += f": {len(summary.violations)} things were not as expected"
-        self._console.print(
-            f"[bold {colour}]{line}[/bold {colour}]", highlight=False, soft_wrap=True
-        )
+        self._console.print(line, style=f"bold {colour}", highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Gives the terminal back, also when the demo ended early."""

@@ -57,9 +57,7 @@ class Traffic:
                     if turn and self._stop.is_set():
                         return
                     batch = self._keys[at : at + BATCH]
-                    self.written += self._client.write(
-                        batch, lambda key, turn=turn: f"{key}, {self._tag}, turn {turn}"
-                    )
+                    self.written += self._client.write(batch, f"{self._tag}, turn {turn}")
                     self._stop.wait(PAUSE_SECONDS)
                 if self._stop.is_set():
                     return
