@@ -159,10 +159,11 @@ def test_many_alike_are_one_line() -> None:
         {"event": "copied", "seen_by": "c", "keys": 2, "bytes": 30},
         {"event": "copied", "seen_by": "c", "keys": 3, "bytes": 40},
     ]
-    assert summarise(records) == [
-        ("partition_change", "5 changes, reason node_join", "seen by a, b"),
+    assert summarise(records, frozenset({"a", "b"})) == [
+        ("partition_change", "5 changes, reason node_join", "seen by all 2 live nodes"),
         ("copies", "2 partitions, 5 keys, 70 bytes", "received by c"),
     ]
+    assert summarise(records, frozenset({"a", "b", "c"}))[0][2] == "seen by a, b"
 
 
 def _summary(**changes: object) -> Summary:

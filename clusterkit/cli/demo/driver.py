@@ -266,7 +266,7 @@ class Demo:
         """What is still moving: empty once all live nodes have one view and all their data."""
         view = self._observer.cluster
         if set(view.nodes) != set(self._nodes):
-            return [f"the view of the cluster: {', '.join(view.nodes)} are members"]
+            return [f"the change of members, which are {', '.join(view.nodes)}"]
         moving = []
         for name, node in sorted(self._nodes.items()):
             try:
@@ -297,6 +297,7 @@ class Demo:
             StepResult(
                 name=name,
                 seconds=time.monotonic() - started,
+                live=frozenset(self._nodes),
                 records=[r for r in records if r["seen_by"] in self._nodes],
                 written=written,
                 read=self._client.known,

@@ -107,7 +107,8 @@ class DemoNode:
                     refusals[source.id] = str(error)
                     continue
                 if status == 200:
-                    items = json.loads(body)
+                    found: dict[str, list[Any]] = json.loads(body)
+                    items = {key: (item[0], item[1], item[2]) for key, item in found.items()}
                     self._store.copy_in(partition, items)
                     self._say_copied(event, source.id, len(items), len(body))
                     return

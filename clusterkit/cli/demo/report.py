@@ -19,10 +19,11 @@ from clusterkit.cli.records import HOOK_KINDS, Record, describe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """How one step of the demo ended. ``records`` is what the nodes said in it."""
+    """How one step of the demo ended. ``records`` is what the live nodes said in it."""
 
     name: str
     seconds: float
+    live: frozenset[str]
     records: Sequence[Record]
     written: int
     read: int
@@ -140,23 +141,24 @@ class HumanReport:
             return
         self._waiting_for = text
         if not self._console.is_terminal:
-            self._console.print(f"          … {text}", highlight=False, markup=False)
+            self._line("…", escape(f"waiting for {text}"))
         elif self._status is None:
-            self._status = self._console.status(escape(text))
+            self._status = self._console.status(escape(f"waiting for {text}"))
             self._status.start()
         else:
-            self._status.update(escape(text))
+            self._status.update(escape(f"waiting for {text}"))
 
     def end(self, result: StepResult) -> None:
         self._clear_status()
-        for what, detail, who in summarise(result.records):
+        for what, detail, who in summarise(result.records, result.live):
             self._line(what, f"{escape(detail)}  [dim]{escape(who)}[/dim]")
-        colour = "red" if result.lost else "green"
-        self._line(
-            "keys",
-            f"[{colour}]{result.read - result.lost} of {result.read} read back[/{colour}] "
-            f"through their owners, {result.written} written meanwhile",
-        )
+        if result.read:
+            colour = "red" if result.lost else "green"
+            self._line(
+                "keys",
+                f"{result.written} writes; [{colour}]{result.read - result.lost} of {result.read} "
+                f"read back[/{colour}] through their owners",
+            )
         for violation in result.violations:
             self._line("not as expected", f"[red]{escape(violation)}[/red]")
 
@@ -195,7 +197,7 @@ class HumanReport:
             self._status = None
 
 
-def summarise(records: Sequence[Record]) -> list[tuple[str, str, str]]:
+def summarise(records: Sequence[Record], live: frozenset[str]) -> list[tuple[str, str, str]]:
     """One line for each thing that was told, however many nodes saw it: what, detail, by whom.
 
     The partition changes of a step are one line for each reason, its copies one line.
@@ -218,7 +220,8 @@ def summarise(records: Sequence[Record]) -> list[tuple[str, str, str]]:
                 text_now = f"{text}, took up to {slowest[text]:.2f} s"
             else:
                 text_now = text
-            lines.append((kind, text_now, f"seen by {', '.join(sorted(nodes))}"))
+            who = f"all {len(live)} live nodes" if nodes == live else ", ".join(sorted(nodes))
+            lines.append((kind, text_now, f"seen by {who}"))
     copies = [record for record in records if record["event"] == "copied"]
     if copies:
         size = sum(record["bytes"] for record in copies)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -82,6 +83,11 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = True
     # Peers keep their connections open, so waiting for their threads would last for ever.
     block_on_close = False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A peer that broke off has ended; anything else is a defect and goes to the log."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # as given
 
 
 def _handler(route: Route) -> type[BaseHTTPRequestHandler]:
