@@ -224,9 +224,8 @@ class MemoryWatch:
             changed.wait_for(lambda: self._batches or self._ended)
             if self._batches:
                 return self._batches.popleft()
-            error, self._error = self._error, None
-        if error is not None:
-            raise error
+        if self._error is not None:
+            raise self._error
         raise StopIteration
 
     def close(self) -> None:
