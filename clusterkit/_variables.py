@@ -74,17 +74,23 @@ def nearest(name: str, known: Collection[str]) -> str | None:
 
 def warn_of_unknown_variables(options: Collection[str], environ: Mapping[str, str]) -> None:
     """Logs one warning for each variable that looks like an option and is none. Never its value."""
-    known = [variable for option in options for variable in variables_of(option)]
+    known = {
+        variable.removeprefix(_PREFIX): variable
+        for option in options
+        for variable in variables_of(option)
+    }
     for name in sorted(environ):
-        if not name.startswith(_PREFIX) or name in known or _KUBERNETES.fullmatch(name):
+        rest = name.removeprefix(_PREFIX)
+        if rest in (name, *known) or _KUBERNETES.fullmatch(name):
             continue
-        near = nearest(name, known)
+        # Without the prefix: with it, all names would be alike.
+        near = known.get(nearest(rest.upper(), known) or "")
         extra = {"ck_variable": name, "ck_nearest": near}
         if near is None:
-            _log.warning("variable %s is not an option of ClusterKit: ignored", name, extra=extra)
+            _log.warning("variable %r is not an option of ClusterKit: ignored", name, extra=extra)
         else:
             _log.warning(
-                "variable %s is not an option of ClusterKit: ignored; was %s meant?",
+                "variable %r is not an option of ClusterKit: ignored; was %s meant?",
                 name,
                 near,
                 extra=extra,

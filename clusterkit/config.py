@@ -145,7 +145,7 @@ class Options(BaseModel):
         None, "Give username and password, or neither; CLUSTERKIT_PASSWORD keeps it out of code."
     )
     node_id: types.NodeId = Field(
-        default_factory=socket.gethostname,
+        default_factory=lambda: socket.gethostname(),
         description="Give a stable name that no other node of the cluster has, such as the pod's: "
         "1 to 253 bytes that can be printed, no '/', no white space at its ends.",
     )
@@ -226,7 +226,7 @@ class Options(BaseModel):
         name, *others = problems
         field = cls.model_fields[name]
         if name not in values:
-            values[name] = field.get_default(call_default_factory=True, validated_data={})
+            values[name] = field.get_default(call_default_factory=True)
             sources[name] = "this machine's host name" if name == "node_id" else "its default"
         remedy = field.description or ""
         raise refusal(name, values[name], sources[name], problems[name], remedy, others)
@@ -273,7 +273,7 @@ def _refuse_unknown(given: Mapping[str, object]) -> None:
     if not unknown:
         return
     name, *others = unknown
-    near = nearest(name, known)
+    near = nearest(name.lower(), known)
     raise refusal(
         name,
         given[name],
