@@ -37,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="See what a ClusterKit cluster is doing, and try one out on this machine.",
+    epilog="What is not given as an option comes from CLUSTERKIT_... variables.",
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -27,6 +28,7 @@ def serve(port: int, data_dir: Path | None) -> None:
     """
     terminated = threading.Event()
     signal.signal(signal.SIGTERM, lambda signum, frame: terminated.set())
+    _refuse_taken(port)
     with EmbeddedEtcd(data_dir, client_port=port or None) as etcd:
         print(etcd.endpoint, flush=True)
         print("etcd serves until Ctrl-C", file=sys.stderr)
@@ -35,3 +37,16 @@ def serve(port: int, data_dir: Path | None) -> None:
             flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
             if os.waitid(os.P_PID, etcd.pid, flags) is not None:
                 raise ClusterKitError(f"etcd at {etcd.endpoint} ended by itself")
+
+
+def _refuse_taken(port: int) -> None:
+    """Says in one line what etcd would say in twenty."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ClusterKitError(
+                f"port {port} of 127.0.0.1 cannot be used: {error.strerror}; "
+                "give another with --port, or --port 0 for any that is free"
+            ) from error

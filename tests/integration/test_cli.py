@@ -155,15 +155,17 @@ def test_partitions(endpoint: str, pair: str) -> None:
 
 
 def test_watch(endpoint: str) -> None:
-    with _node(endpoint, "watched", "a", 4001):
-        with _running("watch", "--endpoints", endpoint, "--cluster", "watched", "--json") as watch:
-            assert "watching the cluster 'watched'" in watch.err.get(timeout=PATIENCE_SECONDS)
-            with _node(endpoint, "watched", "b", 4002):
-                seen = _until(watch, "rebalance_complete")
-            seen += _until(watch, "rebalance_complete")
-            watch.process.send_signal(signal.SIGINT)
-            assert watch.wait_gone() == 130
-            assert _rest(watch.err) == []
+    with (
+        _node(endpoint, "watched", "a", 4001),
+        _running("watch", "--endpoints", endpoint, "--cluster", "watched", "--json") as watch,
+    ):
+        assert "watching the cluster 'watched'" in watch.err.get(timeout=PATIENCE_SECONDS)
+        with _node(endpoint, "watched", "b", 4002):
+            seen = _until(watch, "rebalance_complete")
+        seen += _until(watch, "rebalance_complete")
+        watch.process.send_signal(signal.SIGINT)
+        assert watch.wait_gone() == 130
+        assert _rest(watch.err) == []
     kinds = [record["event"] for record in seen]
     assert kinds[0] == "node_join"
     assert (seen[0]["node"], seen[0]["seen_by"]) == ("b", "watch")
@@ -192,7 +194,7 @@ def test_watch_for_people(endpoint: str) -> None:
             assert "b joined (2 in the cluster)" in watch.out.get(timeout=PATIENCE_SECONDS)
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize("how, code", [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_etcd_serves_until_it_is_told_to_stop(how: signal.Signals, code: int) -> None:
     with _running("etcd", "--port", "0") as etcd:
         endpoint = etcd.out.get(timeout=PATIENCE_SECONDS)
@@ -225,12 +227,13 @@ def test_a_port_that_is_taken() -> None:
         port = taken.getsockname()[1]
         done = _run("etcd", "--port", str(port))
     assert (done.returncode, done.stdout) == (1, "")
-    assert "address already in use" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert str(port) in done.stderr
+    assert "--port 0" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    "arguments, says",
     [
         (["nodes", "--endpoints", "nowhere"], "endpoints='nowhere'"),
         (["nodes", "--endpoints", ""], "endpoints=''"),

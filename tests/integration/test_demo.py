@@ -110,7 +110,7 @@ def test_for_people_the_last_line_has_the_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "code"),
+    "how, code",
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)],
 )
 def test_however_it_ends_no_process_stays(how: signal.Signals, code: int) -> None:
