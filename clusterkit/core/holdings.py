@@ -90,18 +90,24 @@ class Holdings:
                 self._keepers.pop(index, None)
         return gains
 
-    def prove(self, node_id: str, epoch: int) -> None:
-        """The node's receipt: its hooks up to ``epoch`` have succeeded."""
+    def prove(self, node_id: str, epoch: int) -> list[tuple[int, tuple[str, ...]]]:
+        """The node's receipt: its hooks up to ``epoch`` have succeeded.
+
+        Returns:
+            The partitions that have come to rest by this, each with its keepers.
+        """
         pairs = self._unproven.get(node_id)
         if pairs is None:
-            return
+            return []
+        rested: list[tuple[int, tuple[str, ...]]] = []
         for index in [i for i, gained in pairs.items() if gained <= epoch]:
             del pairs[index]
             self._uncount(index)
             if index not in self._waiting:
-                self._keepers.pop(index, None)
+                rested.append((index, self._keepers.pop(index, ())))
         if not pairs:
             del self._unproven[node_id]
+        return rested
 
     def sources(
         self,
@@ -133,14 +139,6 @@ class Holdings:
             return node_id != old_primary, -(receipt.epoch if receipt else 0)
 
         return sorted(proven, key=rank) + sorted(doubtful, key=rank)
-
-    def keepers(self, index: int) -> tuple[str, ...]:
-        """The nodes that held the partition in any view since it was last at rest."""
-        return self._keepers.get(index, ())
-
-    def in_motion(self) -> Collection[int]:
-        """The partitions that wait for a receipt."""
-        return self._waiting.keys()
 
     def _doubt(self, node_id: str, index: int, epoch: int) -> None:
         pairs = self._unproven.setdefault(node_id, {})

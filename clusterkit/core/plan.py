@@ -7,6 +7,7 @@ turn, is in the next plan again, with its first ``event_id`` and with today's so
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -96,6 +97,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self.entries: dict[tuple[int, str], Entry] = {}
+        self._owed_to: Counter[str] = Counter()
+        self._failing: set[tuple[int, str]] = set()
         self._planned: Sequence[Row] = ()
 
     def add(self, gains: Iterable[Gain], state: State, cause: Cause, since: datetime) -> None:
@@ -110,7 +113,9 @@ class Ledger:
                 entry.gain = replace(gain, needs_data=gain.needs_data or owed.gain.needs_data)
                 entry.cause = merge((owed.cause, cause))
                 entry.old_primary = owed.old_primary
+            self._remove(pair)
             self.entries[pair] = entry
+            self._owed_to[gain.node_id] += 1
 
     def prune(self, rows: Sequence[Row], state: State) -> None:
         """Forgets what no longer concerns anybody: the node no longer holds the partition."""
@@ -118,7 +123,7 @@ class Ledger:
             index, node_id = pair
             member = state.members.get(node_id)
             if member is None or member.nonce != entry.nonce or node_id not in rows[index]:
-                del self.entries[pair]
+                self._remove(pair)
 
     def start_from(self, rows: Sequence[Row]) -> None:
         """Takes an assignment as given: what was there before this node is state, not change."""
@@ -131,21 +136,32 @@ class Ledger:
         if entry is None or entry.event_id != event.event_id:
             return  # a newer change of the pair has taken its place
         if error is None:
-            del self.entries[pair]
+            self._remove(pair)
         else:
             entry.attempts += attempts
             entry.error = error
+            self._failing.add(pair)
+
+    def _remove(self, pair: tuple[int, str]) -> None:
+        if self.entries.pop(pair, None) is not None:
+            self._owed_to[pair[1]] -= 1
+            self._failing.discard(pair)
 
     def owed(self) -> tuple[OwedMove, ...]:
         """What has not succeeded yet, in the order of the partitions."""
         return tuple(
             OwedMove(partition_id(index), e.since, e.attempts, e.error)
-            for (index, _), e in sorted(self.entries.items())
+            # A copy in one step, since any thread may ask.
+            for (index, _), e in sorted(self.entries.copy().items())
         )
 
     def failing(self) -> bool:
         """Whether anything was tried and failed."""
-        return any(e.error is not None for e in self.entries.values())
+        return bool(self._failing)
+
+    def owes(self, node_id: str) -> bool:
+        """Whether the node has yet to succeed with any partition."""
+        return self._owed_to[node_id] > 0
 
     def pending_for(self, index: int, node_id: str) -> bool:
         """Whether the node has yet to succeed with the partition."""

@@ -1,0 +1,300 @@
+"""Joining: from an etcd that knows nothing of this life of the node to a registration.
+
+One transaction registers: the node's key and its sign of life on a new lease, its stay opened in
+its history, the end of the stay before copied into the node's key, ``membership`` put (which makes
+the epoch grow), and the cluster's config made if there is none. It compares all that it was decided
+on, so of two joiners one reads again. When its answer is lost, the nonce tells on the next reading
+whether it was applied.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from ..core import codec, membership
+from ..core.keys import Keys, range_end
+from ..core.membership import MAX_NODES, State
+from ..core.ownership import ALGORITHM_VERSION, rows_of
+from ..core.plan import held_by
+from ..core.records import (
+    Alive,
+    ClusterConfig,
+    Departure,
+    NodeRecord,
+    Process,
+    Registration,
+)
+from ..errors import (
+    ClusterKitError,
+    ConfigMismatchError,
+    NodeIdConflictError,
+    StoreError,
+    WaitTimeoutError,
+)
+from ..model import Node
+from ..ports import Clock, Compare, Delete, Op, Put, Store, Txn
+from .identity import is_running_here
+from .session import Session
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS = 0.25
+_SURVIVORS_SECONDS = 2.0
+
+
+class DisplacedError(ClusterKitError):
+    """The stay was ended by somebody else's will: this process must not come back by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a node says of itself, and on what terms it joins."""
+
+    node_id: str
+    address: str
+    services: Mapping[str, str]
+    zone: str | None
+    weight: int
+    labels: Mapping[str, str]
+    incarnation: str
+    storage: Literal["memory", "disk"]
+    on_conflict: Literal["takeover", "wait", "fail"]
+    ttl_seconds: int
+    fence_margin: float
+    process: Process
+    config: ClusterConfig
+
+
+class Joiner:
+    """Joins and leaves on behalf of one node. Every method blocks."""
+
+    def __init__(self, store: Store, keys: Keys, clock: Clock, profile: Profile, call_timeout: float) -> None:
+        self._store = store
+        self._keys = keys
+        self._clock = clock
+        self._profile = profile
+        self._timeout = call_timeout
+
+    def join(self, nonce: str, *, after: str | None, cancelled: threading.Event) -> Session:
+        """Registers the node under ``nonce``.
+
+        Args:
+            nonce: The name of the new stay.
+            after: The nonce of this process's stay before, None for its first.
+            cancelled: Set to give up.
+
+        Raises:
+            ConfigMismatchError: The cluster was made with a setting that cannot be joined with.
+            NodeIdConflictError: Another process has the node id, and may not be displaced.
+            DisplacedError: The stay ``after`` was ended by an administrator or a successor.
+            StoreError: etcd cannot be asked.
+            WaitTimeoutError: ``cancelled`` was set.
+        """
+        waited_for_survivors = 0.0
+        while not cancelled.is_set():
+            state = self._read()
+            self._check_config(state)
+            self._check_displaced(state, after)
+            here = state.members.get(self._profile.node_id)
+            past = state.history.get(self._profile.node_id)
+            if here is not None and not self._may_replace(here):
+                cancelled.wait(_POLL_SECONDS)
+                continue
+            if here is None and past is not None and past.open is not None and state.members:
+                # The lease expired and nobody has written it down yet. Those who saw it know when.
+                if waited_for_survivors < _SURVIVORS_SECONDS:
+                    waited_for_survivors += _POLL_SECONDS
+                    cancelled.wait(_POLL_SECONDS)
+                    continue
+            session = self._register(state, nonce)
+            if session is not None:
+                return session
+        raise WaitTimeoutError(f"joining as {self._profile.node_id!r} was given up: the kit is stopping")
+
+    def leave(self, session: Session, partitions: tuple[int, ...]) -> bool:
+        """Ends the stay gracefully; False if it had ended already. Revokes the lease in any case.
+
+        Raises:
+            StoreError: etcd cannot be asked; the lease will expire by itself.
+        """
+        left = False
+        while True:
+            state = self._read()
+            here = state.members.get(self._profile.node_id)
+            if here is None or here.nonce != session.nonce:
+                break
+            ended = Departure(
+                here.registration, "graceful_shutdown", self._clock.now(), 0, partitions
+            )
+            result = self._store.txn(
+                Txn(
+                    compares=(
+                        self._unchanged_node(state),
+                        self._unchanged_history(state),
+                    ),
+                    success=(
+                        self._put_history(state, ended=ended),
+                        Delete(self._keys.node(self._profile.node_id)),
+                    ),
+                ),
+                timeout=self._timeout,
+            )
+            if result.succeeded:
+                left = True
+                break
+        self._store.revoke(session.lease_id, timeout=self._timeout)
+        return left
+
+    def _read(self) -> State:
+        result = self._store.range(self._keys.root, timeout=self._timeout)
+        return membership.read(self._keys, result.kvs, result.revision, result.cluster_id)
+
+    def _check_config(self, state: State) -> None:
+        ours, stored = self._profile.config, state.config
+        if stored is None:
+            return
+        for option, mine, theirs in (
+            ("partitions", ours.partitions, stored.partitions),
+            ("key_hash", ours.key_hash, stored.key_hash),
+            ("algorithm_version", ours.algorithm_version, stored.algorithm_version),
+        ):
+            if mine != theirs:
+                raise ConfigMismatchError(
+                    f"option {option!r} is {mine!r} here, but the cluster at "
+                    f"{self._keys.root.decode()} was made with {theirs!r}, and that cannot change "
+                    f"in a cluster's life: start this node with {option}={theirs!r}, or use "
+                    "another cluster name",
+                    option=option,
+                    ours=mine,
+                    stored=theirs,
+                )
+        if ours.replication_factor != stored.replication_factor:
+            logger.warning(
+                "this node asks for a replication factor of %d; the cluster's own, %d, holds",
+                ours.replication_factor,
+                stored.replication_factor,
+                extra={"ck_option": "replication_factor"},
+            )
+
+    def _check_displaced(self, state: State, after: str | None) -> None:
+        if after is None:
+            return
+        past = state.history.get(self._profile.node_id)
+        end = past.end_of(after) if past is not None else None
+        if end is not None and end.reason in ("removed_by_admin", "replaced"):
+            why = "an administrator removed it" if end.reason == "removed_by_admin" else (
+                "another process took its node id over"
+            )
+            raise DisplacedError(
+                f"node {self._profile.node_id!r} stays out of the cluster: {why}"
+            )
+        here = state.members.get(self._profile.node_id)
+        if here is not None and here.node.incarnation != self._profile.incarnation:
+            # Two processes that took the slot from each other would never end.
+            raise DisplacedError(
+                f"node {self._profile.node_id!r} stays out of the cluster: while its lease was "
+                f"lost, another process at {here.node.address} joined under its id"
+            )
+
+    def _may_replace(self, here: NodeRecord) -> bool:
+        """Whether the holder of the slot may be replaced now; False is "wait"."""
+        node_id = self._profile.node_id
+        if here.node.incarnation == self._profile.incarnation:
+            return True
+        if is_running_here(here.process):
+            raise NodeIdConflictError(
+                f"node id {node_id!r} is in use by process {here.process.pid} of this host, which "
+                "is still running. Give each process an id of its own (node_id=, or "
+                "CLUSTERKIT_NODE_ID), for instance the host name with a worker's number; with "
+                "Gunicorn or Uvicorn workers, join from one process only.",
+                node_id=node_id,
+            )
+        match self._profile.on_conflict:
+            case "fail":
+                raise NodeIdConflictError(
+                    f"node id {node_id!r} is in use by incarnation {here.node.incarnation} at "
+                    f"{here.node.address} (joined {here.node.joined_at.isoformat()}). Stop it, "
+                    "wait for its lease to end, or join with on_conflict='takeover' or 'wait'.",
+                    node_id=node_id,
+                )
+            case "wait":
+                return False
+            case "takeover":
+                return True
+
+    def _register(self, state: State, nonce: str) -> Session | None:
+        p = self._profile
+        here = state.members.get(p.node_id)
+        granted_at = self._clock.monotonic()
+        lease = self._store.grant(p.ttl_seconds, timeout=self._timeout)
+        session = Session(nonce, lease.id, lease.ttl_seconds, p.fence_margin, granted_at)
+        past = state.history.get(p.node_id)
+        ended: Departure | None = None
+        if here is not None:
+            owned, replica = held_by(p.node_id, rows_of(state))
+            partitions = tuple(sorted((*owned, *replica)))
+            ended = Departure(here.registration, "replaced", None, 0, partitions)
+        elif past is not None and past.open is not None:
+            ended = Departure(past.open, "health_check_failure", None, 0)
+        if past is not None and past.departures and ended is None:
+            previous: Departure | None = past.departures[-1]
+        else:
+            previous = ended
+        if len(state.members) >= MAX_NODES:
+            raise ClusterKitError(f"the cluster is full: it has {MAX_NODES} nodes, the most there can be")
+        bootstrap = not state.members and not state.history
+        now = self._clock.now()
+        node = Node(
+            p.node_id, p.address, MappingProxyType(dict(p.services)), p.zone, p.weight,
+            MappingProxyType(dict(p.labels)), p.incarnation, "active", now,
+        )  # fmt: skip
+        record = NodeRecord(node, nonce, p.storage, previous, bootstrap, p.process)
+        compares = [self._unchanged_node(state), self._unchanged_history(state)]
+        puts: list[Op] = [
+            Put(self._keys.node(p.node_id), codec.encode_node(record), lease.id),
+            Put(self._keys.alive(p.node_id, p.incarnation), codec.encode_alive(Alive(nonce)), lease.id),
+            self._put_history(state, ended=ended, opened=record.registration),
+            Put(self._keys.membership, codec.encode_membership(p.node_id, now)),
+        ]
+        if state.config is None:
+            compares.append(Compare(self._keys.config, "version", "==", 0))
+            puts.append(Put(self._keys.config, codec.encode_config(p.config, now)))
+        if bootstrap:
+            for prefix in (self._keys.nodes, self._keys.histories):
+                compares.append(Compare(prefix, "version", "==", 0, range_end(prefix)))
+        txn = Txn(tuple(compares), tuple(puts))
+        try:
+            joined = self._store.txn(txn, timeout=self._timeout).succeeded
+        except StoreError:
+            # Perhaps applied. If so the nonce is in etcd, on this lease.
+            here = self._read().members.get(p.node_id)
+            joined = here is not None and here.nonce == nonce
+        if joined:
+            return session
+        self._store.revoke(lease.id, timeout=self._timeout)
+        return None
+
+    def _unchanged_node(self, state: State) -> Compare:
+        stored = state.stored.get(self._profile.node_id)
+        revision = stored.mod_revision if stored is not None else 0
+        return Compare(self._keys.node(self._profile.node_id), "mod", "==", revision)
+
+    def _unchanged_history(self, state: State) -> Compare:
+        revision = state.history_revisions.get(self._profile.node_id, 0)
+        return Compare(self._keys.history(self._profile.node_id), "mod", "==", revision)
+
+    def _put_history(
+        self, state: State, *, ended: Departure | None, opened: Registration | None = None
+    ) -> Put:
+        past = state.history.get(self._profile.node_id)
+        raw = b"" if past is None else past.raw
+        return Put(
+            self._keys.history(self._profile.node_id),
+            codec.history_with(raw, ended=ended, opened=opened),
+        )

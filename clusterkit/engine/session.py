@@ -1,0 +1,179 @@
+"""A node's session with etcd: its lease, and until when it is certainly alive.
+
+The deadline of a lease is the moment at which the newest answered keep-alive was *sent*, plus the
+TTL that it granted, less a safety margin: etcd counts from later than that, so the deadline passes
+here before the lease can end there. Times are the clock's ``monotonic()``, which goes on while the
+machine sleeps. A session is written by the keep-alive thread and read by any: it has one number
+that changes, and an assignment is atomic.
+
+::
+
+    PROVEN ──deadline passes──► IN DOUBT ──a keep-alive is answered──► PROVEN
+       └────────────┬────────────────┘
+           etcd says that the lease is gone, or its keys are seen to go
+                    ▼
+                  LOST (for good: a new session needs a new join)
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ..errors import StoreError
+from ..ports import Clock, Store
+
+logger = logging.getLogger(__name__)
+
+LOST = float("-inf")
+
+
+class Session:
+    """One registration and the lease that it hangs on."""
+
+    __slots__ = ("deadline", "lease_id", "margin", "nonce", "ttl_seconds")
+
+    def __init__(
+        self, nonce: str, lease_id: int, ttl_seconds: int, margin: float, granted_at: float
+    ) -> None:
+        self.nonce = nonce
+        self.lease_id = lease_id
+        self.ttl_seconds = ttl_seconds
+        self.margin = margin
+        self.deadline = granted_at + ttl_seconds - margin
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lease is known to be gone."""
+        return self.deadline == LOST
+
+    def proven(self, now: float) -> bool:
+        """Whether the lease is certainly alive."""
+        return now < self.deadline
+
+    def remaining(self, now: float) -> float:
+        """Seconds for which the lease is certainly alive, never negative."""
+        return max(0.0, self.deadline - now)
+
+    def renewed(self, sent_at: float, ttl_seconds: int) -> None:
+        """A keep-alive sent at ``sent_at`` was answered with a TTL."""
+        if not self.lost:
+            self.deadline = sent_at + ttl_seconds - self.margin
+
+    def lose(self) -> None:
+        """The lease is gone."""
+        self.deadline = LOST
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseDoubted:
+    """The deadline has passed without an answer."""
+
+    session: Session
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseProven:
+    """A lease that was in doubt is alive after all."""
+
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLost:
+    """etcd says that the lease is gone."""
+
+    session: Session
+    reason: str
+
+
+LeaseNews: TypeAlias = LeaseDoubted | LeaseProven | LeaseLost
+
+_FIRST_RETRY = 0.1
+_LAST_RETRY = 1.0
+
+
+class KeepAlive:
+    """The thread that renews the lease, and does nothing else, every third of the TTL."""
+
+    def __init__(self, store: Store, clock: Clock, report: Callable[[LeaseNews], None]) -> None:
+        self._store = store
+        self._clock = clock
+        self._report = report
+        self._changed = threading.Condition()
+        self._session: Session | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="clusterkit-keepalive", daemon=True)
+        self._thread.start()
+
+    def attach(self, session: Session | None) -> None:
+        """Renews this session's lease from now on, and no other; None for none."""
+        with self._changed:
+            self._session = session
+            self._changed.notify()
+
+    def close(self, timeout: float) -> None:
+        """Ends the thread. The lease lives on until it expires or is revoked."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while (session := self._next()) is not None:
+            self._keep(session)
+
+    def _next(self) -> Session | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._session is not None)
+            return None if self._closed else self._session
+
+    def _pause(self, session: Session, seconds: float) -> bool:
+        """Waits; False if the session is not the one to be kept any more."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or self._session is not session, max(0.0, seconds)
+            )
+            return not self._closed and self._session is session
+
+    def _keep(self, session: Session) -> None:
+        interval = session.ttl_seconds / 3
+        doubted = False
+        retry = _FIRST_RETRY
+        due = interval
+        while self._pause(session, due):
+            sent_at = self._clock.monotonic()
+            left = session.remaining(sent_at)
+            try:
+                # While the lease is proven an attempt ends by its deadline, so that doubt is
+                # reported when it begins and not when the attempt ends.
+                timeout = min(interval, left) if left else interval
+                ttl = self._store.keep_alive(session.lease_id, timeout=max(0.05, timeout))
+            except StoreError as e:
+                if not doubted and not session.proven(self._clock.monotonic()):
+                    doubted = True
+                    self._report(LeaseDoubted(session, str(e)))
+                due = min(retry * random.uniform(0.5, 1.5), session.remaining(sent_at) or retry)
+                retry = min(retry * 2, _LAST_RETRY, interval)
+                continue
+            except Exception:
+                # This thread must survive whatever a store does: without it the node is fenced.
+                logger.exception("renewing the lease failed in a way that is a defect")
+                due = interval
+                continue
+            if ttl <= 0:
+                session.lose()
+                self.attach(None)
+                self._report(LeaseLost(session, "etcd says that the lease has expired or was revoked"))
+                return
+            session.renewed(sent_at, ttl)
+            if doubted:
+                doubted = False
+                self._report(LeaseProven(session))
+            retry = _FIRST_RETRY
+            due = interval - (self._clock.monotonic() - sent_at)

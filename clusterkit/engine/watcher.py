@@ -1,0 +1,137 @@
+"""The watch thread: every revision under the prefix, in order, each once, whatever breaks.
+
+A broken stream is resumed at the revision after the last one delivered, never at one that a
+progress notification named. When etcd has compacted that away, or another etcd answers, the whole
+prefix is read again, and the state machine derives what was missed.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ..errors import CompactedError, StoreError
+from ..ports import RangeResult, Store, Watch, WatchBatch
+
+logger = logging.getLogger(__name__)
+
+_FIRST_RETRY = 0.05
+_LAST_RETRY = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """One whole revision."""
+
+    batch: WatchBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Reread:
+    """The prefix was read again, because revisions in between can no longer be had."""
+
+    result: RangeResult
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WatchBroke:
+    """The stream ended and is being opened again."""
+
+    error: StoreError
+
+
+WatchNews: TypeAlias = Changed | Reread | WatchBroke
+
+
+class Watcher:
+    """Follows a prefix from the revision after ``read`` on."""
+
+    def __init__(
+        self,
+        store: Store,
+        prefix: bytes,
+        read: RangeResult,
+        report: Callable[[WatchNews], None],
+        *,
+        read_timeout: float,
+    ) -> None:
+        self._store = store
+        self._prefix = prefix
+        self._report = report
+        self._read_timeout = read_timeout
+        self._revision = read.revision
+        self._cluster_id = read.cluster_id
+        self._lock = threading.Lock()
+        self._watch: Watch | None = None
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="clusterkit-watch", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout: float) -> None:
+        """Ends the watch and its thread."""
+        with self._lock:
+            self._closed.set()
+            if self._watch is not None:
+                self._watch.close()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        retry = _FIRST_RETRY
+        while not self._closed.is_set():
+            before = self._revision
+            try:
+                self._follow()
+            except CompactedError as e:
+                self._reread(f"revision {self._revision + 1} is compacted: {e}")
+            except StoreError as e:
+                if self._closed.is_set():
+                    return
+                logger.warning(
+                    "the watch broke and is being opened again: %s",
+                    e,
+                    extra={"ck_revision": self._revision},
+                )
+                self._report(WatchBroke(e))
+            except Exception:
+                logger.exception("the watch failed in a way that is a defect; reading again")
+                self._reread("the watch failed")
+            if self._revision != before:
+                retry = _FIRST_RETRY
+            # Jitter: a thousand nodes that lost the same server must not come back as one.
+            self._closed.wait(retry * random.uniform(0.5, 1.5))
+            retry = min(retry * 2, _LAST_RETRY)
+
+    def _follow(self) -> None:
+        watch = self._store.watch(self._prefix, self._revision + 1)
+        with self._lock:
+            if self._closed.is_set():
+                watch.close()
+                return
+            self._watch = watch
+        try:
+            for batch in watch:
+                if batch.cluster_id != self._cluster_id:
+                    watch.close()
+                    self._reread("another etcd cluster answers")
+                    return
+                if batch.events and batch.revision > self._revision:
+                    self._report(Changed(batch))
+                    self._revision = batch.revision
+        finally:
+            watch.close()
+
+    def _reread(self, reason: str) -> None:
+        logger.warning("reading the whole prefix again: %s", reason)
+        try:
+            result = self._store.range(self._prefix, timeout=self._read_timeout)
+        except StoreError as e:
+            self._report(WatchBroke(e))
+            return
+        self._revision = result.revision
+        self._cluster_id = result.cluster_id
+        self._report(Reread(result, reason))

@@ -1,0 +1,173 @@
+"""The two stores that the contract suite holds to one wording.
+
+Each test gets a ``Bench``: a store, a prefix of its own, and what a test needs beyond the ``Store``
+protocol. One etcd server serves all tests of a worker process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import queue
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+
+from clusterkit.errors import StoreError
+from clusterkit.etcd.store import EtcdStore
+from clusterkit.ports import Delete, Op, Store, Txn, Watch, WatchBatch
+from clusterkit.testing.clock import VirtualClock
+from clusterkit.testing.embedded import EmbeddedEtcd
+from clusterkit.testing.memory import MemoryServer, MemoryStore
+
+TIMEOUT = 10.0
+"""For calls that must succeed, and for what a watch must deliver; a busy machine is no failure."""
+
+
+class Tail:
+    """Reads a watch on a thread of its own, so that a test can wait with a deadline."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self._said: queue.SimpleQueue[WatchBatch | StoreError | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._read, name="tail", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            for batch in self.watch:
+                self._said.put(batch)
+        except StoreError as e:
+            self._said.put(e)
+        else:
+            self._said.put(None)
+
+    def next(self, timeout: float = TIMEOUT) -> WatchBatch:
+        """The next batch that has events."""
+        deadline = time.monotonic() + timeout
+        while True:
+            said = self._said.get(timeout=max(0.0, deadline - time.monotonic()))
+            assert isinstance(said, WatchBatch), f"the watch ended: {said!r}"
+            if said.events:
+                return said
+
+    def take(self, n: int) -> list[WatchBatch]:
+        return [self.next() for _ in range(n)]
+
+    def end(self, timeout: float = TIMEOUT) -> StoreError | None:
+        """How the watch ended: with an error, or with None for StopIteration."""
+        deadline = time.monotonic() + timeout
+        while True:
+            said = self._said.get(timeout=max(0.0, deadline - time.monotonic()))
+            if not isinstance(said, WatchBatch):
+                self._thread.join(timeout)
+                assert not self._thread.is_alive()
+                return said
+
+    def close(self) -> None:
+        self.watch.close()
+        self._thread.join(TIMEOUT)
+        assert not self._thread.is_alive(), "close() did not wake the thread that iterates"
+
+
+class Bench:
+    """A store under test; ``kind`` is ``memory`` or ``etcd``."""
+
+    def __init__(
+        self,
+        kind: str,
+        new_store: Callable[[], Store],
+        compact: Callable[[int], object],
+        pass_time: Callable[[float], object],
+    ) -> None:
+        self.kind = kind
+        self.prefix = f"/contract/{uuid.uuid4().hex}/".encode()
+        self.compact = compact
+        self.pass_time = pass_time
+        self._new_store = new_store
+        self._exits = ExitStack()
+        self.store = self.connect()
+        self._names = itertools.count()
+
+    def connect(self) -> Store:
+        """One more store on the same data."""
+        return self._exits.enter_context(closing(self._new_store()))
+
+    def key(self, name: str = "") -> bytes:
+        """A key under this test's prefix; a new one unless a name is given."""
+        return self.prefix + (name or f"k{next(self._names)}").encode()
+
+    def txn(self, *ops: Op, store: Store | None = None) -> int:
+        """Carries out operations without conditions; the revision."""
+        return (store or self.store).txn(Txn((), ops), timeout=TIMEOUT).revision
+
+    def revision(self) -> int:
+        return self.store.range(self.prefix, timeout=TIMEOUT).revision
+
+    def watch(self, start_revision: int, prefix: bytes | None = None) -> Tail:
+        return self.tail(self.store.watch(prefix or self.prefix, start_revision))
+
+    def tail(self, watch: Watch) -> Tail:
+        tail = Tail(watch)
+        self._exits.callback(tail.close)
+        return tail
+
+    def close(self) -> None:
+        self._exits.callback(self._clean)
+        self._exits.close()
+
+    def _clean(self) -> None:
+        # Leases that a test left behind then end without a revision in somebody else's test.
+        with closing(self._new_store()) as store:
+            end = self.prefix[:-1] + bytes([self.prefix[-1] + 1])
+            store.txn(Txn((), (Delete(self.prefix, end),)), timeout=TIMEOUT)
+
+
+@pytest.fixture(scope="session")
+def etcd_endpoint() -> Iterator[str]:
+    with EmbeddedEtcd() as etcd:
+        yield etcd.endpoint
+
+
+def compact_etcd(endpoint: str, revision: int) -> None:
+    """Compacts over etcd's JSON gateway: no part of the code under test does it."""
+    url = endpoint if endpoint.startswith("http") else f"http://{endpoint}"
+    body = json.dumps({"revision": str(revision)}).encode()
+    request = urllib.request.Request(f"{url}/v3/kv/compaction", body)
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        answer.read()
+
+
+@pytest.fixture
+def memory_bench() -> Iterator[Bench]:
+    clock = VirtualClock()
+    with (
+        MemoryServer(clock) as server,
+        closing(
+            Bench("memory", lambda: MemoryStore(server), server.compact, clock.advance)
+        ) as bench,
+    ):
+        yield bench
+
+
+@pytest.fixture
+def etcd_bench(etcd_endpoint: str) -> Iterator[Bench]:
+    bench = Bench(
+        "etcd",
+        lambda: EtcdStore(endpoints=[etcd_endpoint]),
+        lambda revision: compact_etcd(etcd_endpoint, revision),
+        threading.Event().wait,  # real time passes by itself
+    )
+    with closing(bench):
+        yield bench
+
+
+@pytest.fixture(params=["memory", "etcd"])
+def bench(request: pytest.FixtureRequest) -> Bench:
+    bench: Bench = request.getfixturevalue(f"{request.param}_bench")
+    return bench
