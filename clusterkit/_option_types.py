@@ -30,8 +30,10 @@ __all__ = [
     "Endpoints",
     "FenceMargin",
     "Grace",
+    "KeyHash",
     "Name",
     "NodeId",
+    "OnConflict",
     "Ownership",
     "Password",
     "Path",
@@ -52,6 +54,11 @@ _LEAST_MARGIN: Final = timedelta(seconds=0.5)
 
 def _whole(value: object) -> object:
     return _texts.whole_number(value) if isinstance(value, Variable) else value
+
+
+def _choice(value: object) -> object:
+    # Strict choices are of plain texts: older releases of pydantic refuse a subclass.
+    return str(value) if isinstance(value, Variable) else value
 
 
 def _duration(value: object) -> timedelta:
@@ -182,8 +189,14 @@ Endpoints: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_endpoints)]
 Texts: TypeAlias = Annotated[Mapping[str, str], PlainValidator(_mapping)]
 Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
 
-Ownership: TypeAlias = Annotated[Literal["assigned", "exclusive"], AfterValidator(_not_yet)]
-Storage: TypeAlias = Annotated[Literal["memory", "disk"], AfterValidator(_not_yet)]
+KeyHash: TypeAlias = Annotated[Literal["crc32", "blake2b"], BeforeValidator(_choice)]
+OnConflict: TypeAlias = Annotated[Literal["takeover", "wait", "fail"], BeforeValidator(_choice)]
+Ownership: TypeAlias = Annotated[
+    Literal["assigned", "exclusive"], BeforeValidator(_choice), AfterValidator(_not_yet)
+]
+Storage: TypeAlias = Annotated[
+    Literal["memory", "disk"], BeforeValidator(_choice), AfterValidator(_not_yet)
+]
 
 TTL: TypeAlias = Annotated[
     timedelta,

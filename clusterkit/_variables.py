@@ -81,7 +81,8 @@ def warn_of_unknown_variables(options: Collection[str], environ: Mapping[str, st
     }
     for name in sorted(environ):
         rest = name.removeprefix(_PREFIX)
-        if rest in (name, *known) or _KUBERNETES.fullmatch(name):
+        ours = name.startswith(_PREFIX) and not _KUBERNETES.fullmatch(name)
+        if not ours or rest in known:
             continue
         # Without the prefix: with it, all names would be alike.
         near = known.get(nearest(rest.upper(), known) or "")

@@ -160,12 +160,10 @@ class Options(BaseModel):
         64, "Give a whole number from 1 to 1048576.", ge=1, le=1_048_576
     )
     replication_factor: types.Whole = _option(3, "Give a whole number from 1 to 64.", ge=1, le=64)
-    key_hash: Literal["crc32", "blake2b"] = _option("crc32", "Give 'crc32' or 'blake2b'.")
+    key_hash: types.KeyHash = _option("crc32", "Give 'crc32' or 'blake2b'.")
     ownership: types.Ownership = _option("assigned", "Give 'assigned', or leave it out.")
     storage: types.Storage = _option("memory", "Give 'memory', or leave it out.")
-    on_conflict: Literal["takeover", "wait", "fail"] = _option(
-        "takeover", "Give 'takeover', 'wait' or 'fail'."
-    )
+    on_conflict: types.OnConflict = _option("takeover", "Give 'takeover', 'wait' or 'fail'.")
     lease_ttl: types.TTL = _option(10, "Give whole seconds from 2 to 3600.")
     fence_margin: types.FenceMargin = _option(
         None,

@@ -111,11 +111,18 @@ class KeepAlive:
         self._thread = threading.Thread(target=self._run, name="clusterkit-keepalive", daemon=True)
         self._thread.start()
 
-    def attach(self, session: Session | None) -> None:
-        """Renews this session's lease from now on, and no other; None for none."""
+    def attach(self, session: Session) -> None:
+        """Renews this session's lease from now on, and no other."""
         with self._changed:
             self._session = session
             self._changed.notify()
+
+    def detach(self, session: Session) -> None:
+        """Renews this session's lease no longer."""
+        with self._changed:
+            if self._session is session:
+                self._session = None
+                self._changed.notify()
 
     def close(self, timeout: float) -> None:
         """Ends the thread. The lease lives on until it expires or is revoked."""
@@ -168,7 +175,7 @@ class KeepAlive:
                 continue
             if ttl <= 0:
                 session.lose()
-                self.attach(None)
+                self.detach(session)
                 self._report(LeaseLost(session, "etcd says that the lease has expired or was revoked"))
                 return
             session.renewed(sent_at, ttl)

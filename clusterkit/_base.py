@@ -1,0 +1,359 @@
+"""What both faces share: the registry of hooks, and the lookups.
+
+Lookups read one immutable snapshot. They take no lock, do no I/O, never block, and may be called
+from any thread and from inside any hook.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from datetime import timedelta
+from typing import Unpack
+
+from . import _compose
+from ._compose import Run
+from .config import Options, OptionsDict
+from .core.hashing import partition_index
+from .engine.snapshot import Snapshot
+from .errors import (
+    FencedError,
+    KitStateError,
+    NotOwnerError,
+    UnknownPartitionError,
+    WaitTimeoutError,
+)
+from .events import Role
+from .hooks import Duration, Hooks
+from .model import (
+    ClusterHealth,
+    ClusterView,
+    Guard,
+    Key,
+    KitState,
+    Node,
+    OwedMove,
+    Partition,
+    PartitionRef,
+    Readiness,
+    Stats,
+)
+
+
+class _Cell:
+    """What the two faces of one kit share."""
+
+    __slots__ = ("given", "lock", "options", "run")
+
+    def __init__(self, given: OptionsDict) -> None:
+        self.given = given
+        self.options: Options | None = None
+        self.run: Run | None = None
+        self.lock = threading.Lock()
+
+
+class KitBase(Hooks):
+    """The options, the hooks and the lookups of a kit."""
+
+    def __init__(self, **options: Unpack[OptionsDict]) -> None:
+        """Remembers the options; they are read and checked by ``start()``.
+
+        Args:
+            **options: See :class:`clusterkit.OptionsDict`. What is not given is read from
+                ``CLUSTERKIT_<NAME>`` variables, and else has a default.
+        """
+        super().__init__()
+        self._cell = _Cell(options)
+        if (hooks := options.get("hooks")) is not None:
+            self.include(hooks)
+
+    # -- what the kit is ---------------------------------------------------------------------
+
+    @property
+    def node_id(self) -> str:
+        """This node's id.
+
+        Raises:
+            OptionError: The kit was not started yet, and an option cannot work.
+        """
+        return self._resolved().node_id
+
+    @property
+    def state(self) -> KitState:
+        """The state of the kit; see :class:`KitState` for how one follows from another."""
+        run = self._run
+        if run is None:
+            return KitState.NEW
+        snapshot = run.runner.snapshot
+        if run.runner.ended.done():
+            return KitState.STOPPED
+        return KitState.JOINING if snapshot is None else snapshot.kit_state
+
+    @property
+    def cluster(self) -> ClusterView:
+        """The cluster as of the newest revision that this node has applied."""
+        return self._snapshot().view
+
+    # -- lookups -----------------------------------------------------------------------------
+
+    def partition_for(self, key: Key, /) -> Partition:
+        """The partition that a key belongs to, with its holders. A lookup, not a permission."""
+        return self._snapshot().view.partition_for(key)
+
+    def partition(self, partition_id: str, /) -> Partition:
+        """The partition with that id.
+
+        Raises:
+            UnknownPartitionError: There is none.
+        """
+        snapshot = self._snapshot()
+        return snapshot.view.partitions[_index(partition_id, snapshot)]
+
+    def partitions(self) -> tuple[Partition, ...]:
+        """All partitions, in the order of their indexes."""
+        return tuple(self._snapshot().view.partitions)
+
+    def partitions_of(self, node_id: str, /) -> tuple[Partition, ...]:
+        """The partitions that a node holds, as primary or replica."""
+        return _held(self._snapshot(), node_id, None)
+
+    def my_partitions(self, *, role: Role | None = None) -> tuple[Partition, ...]:
+        """The partitions that this node holds; with ``role`` those it has that role for."""
+        return _held(self._snapshot(), self.node_id, role)
+
+    def nodes_for(self, p: PartitionRef, /) -> tuple[Node, ...]:
+        """The holders of a partition, the primary first."""
+        return self._partition(p).nodes
+
+    def serving(self, p: PartitionRef, /) -> Node | None:
+        """The node that serves a partition: its primary. None if nobody does."""
+        return self._partition(p).primary
+
+    # -- ownership ---------------------------------------------------------------------------
+
+    def is_primary(self, p: PartitionRef, /) -> bool:
+        """Whether this node is the primary now, and can prove that its lease is alive."""
+        run, snapshot = self._running(), self._snapshot()
+        row = snapshot.rows[_index(p, snapshot)]
+        return bool(row) and row[0] == run.node_id and _proven(run, snapshot)
+
+    def is_replica(self, p: PartitionRef, /) -> bool:
+        """Whether this node is a holder other than the primary, and its lease is proven."""
+        run, snapshot = self._running(), self._snapshot()
+        return run.node_id in snapshot.rows[_index(p, snapshot)][1:] and _proven(run, snapshot)
+
+    def is_ready(self, p: PartitionRef, /) -> bool:
+        """Whether this node holds the partition and all its hooks for it have succeeded."""
+        run, snapshot = self._running(), self._snapshot()
+        index = _index(p, snapshot)
+        holds = snapshot.session is not None and run.node_id in snapshot.rows[index]
+        return holds and not run.ledger.pending_for(index, run.node_id)
+
+    def guard(self, p: PartitionRef, /) -> Guard:
+        """A permission to act as the owner of a partition, with its epoch.
+
+        Raises:
+            FencedError: This node cannot prove that its lease is alive.
+            NotOwnerError: Another node is the primary.
+        """
+        run, snapshot = self._running(), self._snapshot()
+        index = _index(p, snapshot)
+        since = _owned_since(run, snapshot, index)
+
+        def check() -> int:
+            newer = self._snapshot()
+            if _owned_since(run, newer, index) != since:
+                raise NotOwnerError(
+                    f"{newer.view.partitions[index].id} had another owner in the meantime; "
+                    "take a new guard",
+                    partition_id=newer.view.partitions[index].id,
+                    epoch=newer.epoch,
+                    owner=newer.view.partitions[index].primary,
+                )
+            return newer.epoch
+
+        def remaining() -> timedelta:
+            return _remaining(run, self._snapshot())
+
+        return Guard(snapshot.view.partitions[index], snapshot.epoch, check, remaining)
+
+    # -- how it is ---------------------------------------------------------------------------
+
+    def health(self) -> ClusterHealth:
+        """The health of the cluster, seen from this node."""
+        return self._snapshot().health
+
+    def readiness(self) -> Readiness:
+        """Whether this node should get traffic. Never raises: before the start it is not ready."""
+        run = self._run
+        snapshot = None if run is None else run.runner.snapshot
+        if run is None or snapshot is None or self.state in (KitState.NEW, KitState.STOPPED):
+            return Readiness(False, (f"the kit is {self.state}",), timedelta(0))
+        reasons: list[str] = []
+        if snapshot.session is None:
+            reasons.append(f"not a member of the cluster: the kit is {self.state}")
+        elif not _proven(run, snapshot):
+            reasons.append("fenced: the lease cannot be proven to be alive")
+        elif not snapshot.initial_copies_done:
+            reasons.append("the initial copies of its partitions have not all succeeded")
+        return Readiness(not reasons, tuple(reasons), _remaining(run, snapshot))
+
+    def stats(self) -> Stats:
+        """Counters since the start, and the length of queues."""
+        run = self._running()
+        return Stats(
+            revision=self._snapshot().view.revision,
+            rebalances=run.dispatcher.rebalances,
+            hooks_running=run.dispatcher.running,
+            hooks_queued=run.dispatcher.queued,
+            hook_failures=run.dispatcher.failures,
+            watch_restarts=run.runner.watch_restarts,
+        )
+
+    def owed(self) -> tuple[OwedMove, ...]:
+        """The partition changes whose hooks have not all succeeded here yet."""
+        return self._running().ledger.owed()
+
+    def request_stop(self) -> None:
+        """Asks the kit to leave and stop; returns at once. Safe in a signal handler and a hook."""
+        run = self._run
+        if run is not None:
+            run.runner.request_stop(run.stop_timeout)
+
+    # -- for the faces -----------------------------------------------------------------------
+
+    def _begin(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Starts a new run. Blocks until it has joined."""
+        cell = self._cell
+        with cell.lock:
+            if cell.run is not None and not cell.run.runner.ended.done():
+                raise KitStateError(
+                    f"the kit is started already (it is {self.state}); stop() it first, or make "
+                    "another one for another cluster",
+                    state=self.state,
+                )
+            cell.options = None  # read anew: the environment may have changed since the last run
+            options = self._resolved()
+            run = self._assemble(options, loop)
+            self._seal("the kit has been started")
+            cell.run = run
+        run.runner.ended.add_done_callback(lambda _: self._unseal())
+        run.runner.start()
+
+    def _assemble(self, options: Options, loop: asyncio.AbstractEventLoop | None) -> Run:
+        return _compose.node(options, self._specs(), loop)
+
+    def _end(self, timeout: Duration | None) -> Future[None] | None:
+        """Asks the run to stop; the future of its end, None if there never was one."""
+        run = self._run
+        if run is None:
+            return None
+        run.runner.request_stop(run.stop_timeout if timeout is None else seconds_of(timeout))
+        return run.runner.ended
+
+    def _when_ready(self) -> Future[None]:
+        return self._running().runner.when(lambda _: self.readiness().ready)
+
+    def _not_ready(self, timeout: Duration | None) -> WaitTimeoutError:
+        reasons = "; ".join(self.readiness().reasons) or "it has just become ready"
+        return WaitTimeoutError(f"not ready after {timeout} s: {reasons}")
+
+    @property
+    def _run(self) -> Run | None:
+        return self._cell.run
+
+    def _resolved(self) -> Options:
+        if self._cell.options is None:
+            self._cell.options = Options.resolve(**self._cell.given)
+        return self._cell.options
+
+    def _running(self) -> Run:
+        run = self._run
+        if run is None:
+            raise KitStateError(
+                "the kit has not been started: enter it with 'with' or 'async with', or call "
+                "start(), before asking it",
+                state=KitState.NEW,
+            )
+        return run
+
+    def _snapshot(self) -> Snapshot:
+        snapshot = self._running().runner.snapshot
+        if snapshot is None:
+            raise KitStateError(
+                "the kit is starting and knows nothing of the cluster yet; wait for start()",
+                state=KitState.JOINING,
+            )
+        return snapshot
+
+    def _partition(self, p: PartitionRef) -> Partition:
+        snapshot = self._snapshot()
+        return snapshot.view.partitions[_index(p, snapshot)]
+
+
+def seconds_of(duration: Duration) -> float:
+    """A length of time in seconds."""
+    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+
+
+def _index(p: PartitionRef, snapshot: Snapshot) -> int:
+    if isinstance(p, Partition):
+        index = p.index
+    else:
+        found = partition_index(p) if isinstance(p, str) else None
+        if found is None:
+            raise UnknownPartitionError(
+                f"{p!r} is not a partition: give an id such as 'partition-0', or a Partition; "
+                "for an application's key ask partition_for(key) first"
+            )
+        index = found
+    if index >= len(snapshot.rows):
+        raise UnknownPartitionError(
+            f"there is no partition-{index}: the cluster has {len(snapshot.rows)} partitions"
+        )
+    return index
+
+
+def _held(snapshot: Snapshot, node_id: str, role: Role | None) -> tuple[Partition, ...]:
+    partitions = snapshot.view.partitions
+    match role:
+        case None:
+            return tuple(partitions[i] for i, row in enumerate(snapshot.rows) if node_id in row)
+        case "primary":
+            return tuple(partitions[i] for i, row in enumerate(snapshot.rows) if node_id in row[:1])
+        case _:
+            return tuple(partitions[i] for i, row in enumerate(snapshot.rows) if node_id in row[1:])
+
+
+def _proven(run: Run, snapshot: Snapshot) -> bool:
+    session = snapshot.session
+    return session is not None and session.proven(run.clock.monotonic())
+
+
+def _remaining(run: Run, snapshot: Snapshot) -> timedelta:
+    session = snapshot.session
+    seconds = 0.0 if session is None else session.remaining(run.clock.monotonic())
+    return timedelta(seconds=seconds)
+
+
+def _owned_since(run: Run, snapshot: Snapshot, index: int) -> int:
+    partition = snapshot.view.partitions[index]
+    if not _proven(run, snapshot):
+        raise FencedError(
+            f"node {run.node_id!r} may not act for {partition.id}: it cannot prove that its lease "
+            f"is alive (the kit is {snapshot.kit_state})",
+            partition_id=partition.id,
+            epoch=snapshot.epoch,
+        )
+    since = snapshot.owned_since.get(index)
+    if since is None:
+        owner = partition.primary
+        raise NotOwnerError(
+            f"node {run.node_id!r} may not act for {partition.id}: "
+            + (f"its primary is {owner.id!r} at {owner.address}" if owner else "it has no primary"),
+            partition_id=partition.id,
+            epoch=snapshot.epoch,
+            owner=owner,
+        )
+    return since

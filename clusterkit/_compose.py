@@ -1,0 +1,167 @@
+"""The composition root: the one place that knows which parts a running kit is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import secrets
+from dataclasses import dataclass
+
+from .config import Options
+from .core import membership
+from .core.keys import Keys
+from .core.ownership import ALGORITHM_VERSION, rows_of
+from .core.plan import Ledger
+from .core.records import ClusterConfig
+from .engine.clock import SystemClock
+from .engine.dispatcher import Dispatcher
+from .engine.executors import Executors
+from .engine.identity import this_process
+from .engine.join import Profile
+from .engine.machine import Machine
+from .engine.runner import Runner
+from .engine.snapshot import view_of
+from .errors import ClusterKitError
+from .etcd import EtcdStore, TLSFiles
+from .hooks import HookSpec
+from .model import ClusterView
+from .ports import Clock, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of a kit, from a start to a stop, and what its lookups need of it."""
+
+    node_id: str
+    runner: Runner
+    ledger: Ledger
+    dispatcher: Dispatcher
+    clock: Clock
+    stop_timeout: float
+
+
+def store_of(options: Options) -> EtcdStore:
+    """The etcd that the options name. Connects when it is first used."""
+    tls = options.tls
+    password = options.password
+    return EtcdStore(
+        options.endpoints,
+        tls=None
+        if tls is None
+        else TLSFiles(ca=tls.ca, cert=tls.cert, key=tls.key, server_name=tls.server_name),
+        username=options.username,
+        password=None if password is None else password.get_secret_value(),
+        connect_timeout=options.connect_timeout.total_seconds(),
+    )
+
+
+def node(
+    options: Options, specs: tuple[HookSpec, ...], loop: asyncio.AbstractEventLoop | None
+) -> Run:
+    """A node that will join. Its hooks run on ``loop``, or on a private one where there is none.
+
+    Raises:
+        OptionError: There is no address.
+    """
+    address = options.require_address()
+    ttl = options.lease_ttl.total_seconds()
+    profile = Profile(
+        node_id=options.node_id,
+        address=address,
+        services=options.services,
+        zone=options.zone,
+        weight=options.weight,
+        labels=options.labels,
+        incarnation=secrets.token_hex(16),
+        storage=options.storage,
+        on_conflict=options.on_conflict,
+        ttl_seconds=int(ttl),
+        fence_margin=options.margin.total_seconds(),
+        process=this_process(),
+        config=ClusterConfig(
+            partitions=options.partitions,
+            replication_factor=options.replication_factor,
+            key_hash=options.key_hash,
+            algorithm_version=ALGORITHM_VERSION,
+            seed=secrets.randbits(64),
+        ),
+    )
+    return _assemble(options, profile, specs, loop)
+
+
+def observer(options: Options, specs: tuple[HookSpec, ...]) -> Run:
+    """A run that watches, fires hooks, and joins nothing."""
+    return _assemble(options, None, specs, None)
+
+
+def read_cluster(options: Options) -> ClusterView:
+    """The cluster as it is now, by one reading; nothing is joined or kept.
+
+    Raises:
+        StoreError: etcd cannot be asked.
+        ClusterKitError: There is no such cluster.
+    """
+    keys = Keys.of(options.prefix, options.cluster)
+    store = store_of(options)
+    try:
+        read = store.range(keys.root, timeout=options.connect_timeout.total_seconds())
+    finally:
+        store.close()
+    state = membership.read(keys, read.kvs, read.revision, read.cluster_id)
+    if state.config is None:
+        raise ClusterKitError(
+            f"there is no cluster {options.cluster!r} under {options.prefix!r} in etcd at "
+            f"{', '.join(options.endpoints)}: no node has ever joined it. Check --cluster, "
+            "--prefix and --endpoints."
+        )
+    return view_of(state, rows_of(state))
+
+
+def _assemble(
+    options: Options,
+    profile: Profile | None,
+    specs: tuple[HookSpec, ...],
+    loop: asyncio.AbstractEventLoop | None,
+    store: Store | None = None,
+) -> Run:
+    keys = Keys.of(options.prefix, options.cluster)
+    clock = SystemClock()
+    hook_timeout, migration_timeout = options.hook_timeout, options.migration_timeout
+    # An observer has no name in the cluster; no node can have an empty one.
+    node_id = "" if profile is None else profile.node_id
+    dispatcher = Dispatcher(
+        specs,
+        node_id=node_id,
+        max_concurrent=options.max_concurrent_hooks,
+        hook_timeout=None if hook_timeout is None else hook_timeout.total_seconds(),
+        migration_timeout=None if migration_timeout is None else migration_timeout.total_seconds(),
+        slow_after=options.slow_hook_after.total_seconds(),
+    )
+    machine = Machine(
+        keys=keys,
+        node_id=node_id,
+        incarnation=secrets.token_hex(16) if profile is None else profile.incarnation,
+        dispatcher=dispatcher,
+        settle_seconds=options.settle_time.total_seconds(),
+        observer=profile is None,
+    )
+    context = contextvars.copy_context()
+    connect_timeout = options.connect_timeout.total_seconds()
+    runner = Runner(
+        store=store_of(options) if store is None else store,
+        clock=clock,
+        keys=keys,
+        machine=machine,
+        profile=profile,
+        executors=lambda report: Executors(report, loop=loop, context=context),
+        connect_timeout=connect_timeout,
+        call_timeout=connect_timeout,
+    )
+    return Run(
+        node_id=node_id,
+        runner=runner,
+        ledger=machine.ledger,
+        dispatcher=dispatcher,
+        clock=clock,
+        stop_timeout=options.drain_timeout.total_seconds(),
+    )

@@ -1,0 +1,615 @@
+"""The dispatcher: which hook runs when. A pure state machine, told the time, owned by the runner.
+
+It is told of news, of rebalances, of the ends of jobs and of the time, and answers each with a
+list of actions (``jobs.py``). It calls no hook, and knows no thread, clock or log. ``now`` is in
+seconds of a clock that never runs backwards.
+
+What it promises:
+
+* News (of nodes, health, fencing) start at once, except that two hooks about the same node, and
+  two runs of the same hook function, run in the order in which the news came.
+* One rebalance: the node hooks from before it are over → its start hooks are over → its partition
+  changes, those of one partition one after another, and the hooks of one change in the order of
+  their registration → its complete hooks. Exactly one complete for each start, in that order.
+* At most ``max_concurrent`` runs at once, of which partition changes take all but ``reserved``.
+* A newer rebalance supersedes the one before: what is queued of it is dropped, what runs is told
+  to end, its complete hooks run, and then the newer one starts; or after ``grace`` seconds, if
+  the older one is not over by then. One that had not begun yet vanishes without a trace.
+* A run that is out of time is a *zombie*: reported, told to end, failed, its slot given back, and
+  nobody waits for it; but what stands behind it in its lanes waits until it has really ended.
+  After ``grace`` seconds more the lanes are *stuck*: changes of that partition fail (they are
+  owed, and delivered again later), news for that hook keep waiting but hold up nobody else.
+* Changes start only while there are fewer than ``max_concurrent`` zombies, so that threads that
+  never end are bounded.
+* A failure touches no other hook and no other event. Retries come after 0.1, 0.2, 0.4 … at most
+  10 seconds, which are spent in the lane, but not in a slot.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from datetime import timedelta
+from typing import Literal
+
+from clusterkit.errors import ClusterKitError
+from clusterkit.events import (
+    Event,
+    NodeJoinEvent,
+    NodeLeaveEvent,
+    NodeRejoinEvent,
+    PartitionChangeEvent,
+    PartitionDropEvent,
+    PartitionLostEvent,
+    PartitionRoleEvent,
+    RebalanceEvent,
+)
+from clusterkit.hooks import DEFAULT, HookCancelledError, HookKind, HookSpec
+
+from .jobs import (
+    Action,
+    CancelJob,
+    ChangeDropped,
+    ChangeSettled,
+    HookFailed,
+    HookSlow,
+    HookTimedOut,
+    Job,
+    RebalanceCompleted,
+    RebalanceStarted,
+    StartJob,
+)
+from .lanes import Change, Deadlines, Lane, PartitionLane, Phase, Rebalance, State, Work
+
+_NODE_EVENTS = (NodeJoinEvent, NodeRejoinEvent, NodeLeaveEvent)
+_PARTITION_NEWS = (PartitionRoleEvent, PartitionDropEvent, PartitionLostEvent)
+_FIRST_BACKOFF_SECONDS = 0.1
+_LONGEST_BACKOFF_SECONDS = 10.0
+
+
+class HookTimeoutError(ClusterKitError, TimeoutError):
+    """A hook ran longer than it may, or an earlier run of it that did has still not ended."""
+
+
+class Dispatcher:
+    """Decides which hook runs when; see the module for what it promises.
+
+    Every method that takes ``now`` returns what is to be done, in that order. After each of them
+    ``wake_at()`` says when ``tick()`` is due.
+
+    Args:
+        specs: The hooks, in the order of their registration.
+        node_id: This node, for hooks with ``mine``.
+        max_concurrent: How many runs there may be at once.
+        reserved: How many of those partition changes may never take.
+        hook_timeout: Seconds for hooks that have no time-out of their own; None for no limit.
+        migration_timeout: The same, for hooks of partition changes.
+        slow_after: Seconds after which a run is reported as slow.
+        grace: Seconds that a newer rebalance waits for the one that it supersedes, and that
+            others wait behind a run that is out of time.
+
+    Attributes:
+        running: Runs in a slot.
+        queued: Hooks of news, and changes, that are neither running nor over.
+        failures: Runs that raised or ran out of time, so far.
+        rebalances: Rebalances begun, so far.
+    """
+
+    def __init__(
+        self,
+        specs: Iterable[HookSpec],
+        *,
+        node_id: str,
+        max_concurrent: int = 50,
+        reserved: int = 2,
+        hook_timeout: float | None = 30.0,
+        migration_timeout: float | None = 600.0,
+        slow_after: float = 5.0,
+        grace: float = 5.0,
+    ) -> None:
+        self._node_id = node_id
+        self._slots = max_concurrent
+        self._change_slots = max(1, max_concurrent - reserved)
+        self._hook_timeout = hook_timeout
+        self._migration_timeout = migration_timeout
+        self._slow_after = slow_after
+        self._grace = grace
+        self.running = 0
+        self.queued = 0
+        self.failures = 0
+        self.rebalances = 0
+
+        self._specs: dict[HookKind, tuple[HookSpec, ...]] = {}
+        for spec in specs:
+            self._specs[spec.kind] = (*self._specs.get(spec.kind, ()), spec)
+        changes = self._specs.get("partition_change", ())
+        # What most programs register needs no look at each hook for each change.
+        self._all_changes = changes
+        self._changes_of_others = tuple(spec for spec in changes if not spec.mine)
+        self._sifted = any(
+            spec.partitions is not None or spec.reasons is not None for spec in changes
+        )
+
+        self._job_ids = itertools.count(1)
+        self._runs: dict[int, Work] = {}
+        self._running_changes = 0
+        self._zombies: dict[int, Work] = {}
+        self._ready_news: deque[Work] = deque()
+        self._ready_changes: deque[Work] = deque()
+        self._lanes: dict[Hashable, Lane] = {}
+        self._partitions: dict[str, PartitionLane] = {}
+        self._node_news: set[Work] = set()
+        self._pending: Rebalance | None = None
+        self._current: Rebalance | None = None
+        self._to_proceed: list[Rebalance] = []
+        self._timeouts: Deadlines[Work] = Deadlines()
+        self._slows: Deadlines[Work] = Deadlines()
+        self._backoffs: Deadlines[Work] = Deadlines()
+        self._graces: Deadlines[Work] = Deadlines()
+
+    # -- what it is told --------------------------------------------------------------------
+
+    def news(self, kind: HookKind, event: Event, now: float, *args: object) -> list[Action]:
+        """Something to be told at once. News must come in the order of their revisions."""
+        out: list[Action] = []
+        subject = _subject(event)
+        for spec in self._specs.get(kind, ()):
+            if spec.mine and isinstance(event, _NODE_EVENTS) and event.node.id != self._node_id:
+                continue
+            work = Work(spec, event, (event, *args))
+            if self._enqueue(work, subject) and isinstance(event, _NODE_EVENTS):
+                self._node_news.add(work)
+        self._pump(out, now)
+        return out
+
+    def rebalance(
+        self,
+        event: RebalanceEvent,
+        changes: Sequence[PartitionChangeEvent],
+        now: float,
+        *,
+        replayed: Collection[str] = (),
+    ) -> list[Action]:
+        """A newer rebalance, which supersedes the one before it.
+
+        Args:
+            event: What its start and complete hooks are called with.
+            changes: All its changes, in order.
+            now: The time.
+            replayed: The event ids of those that were delivered before.
+        """
+        out: list[Action] = []
+        not_before = now
+        if self._pending is not None:
+            # The wait goes on from where it began, or a steady stream would never get through.
+            not_before = self._pending.not_before
+            self._supersede(self._pending, out)
+        elif self._current is not None:
+            not_before = now + self._grace
+            self._supersede(self._current, out)
+        newer = self._pending = Rebalance(event, not_before, set(self._node_news))
+        newer.replayed = frozenset(replayed)
+        for change in changes:
+            specs = self._wanting(change)
+            if specs:
+                newer.changes.append(Change(change, specs, newer))
+            else:
+                out.append(ChangeSettled(change, True, None, 0))
+        newer.open = len(newer.changes)
+        self.queued += newer.open
+        self._pump(out, now)
+        return out
+
+    def ended(self, job_id: int, error: BaseException | None, now: float) -> list[Action]:
+        """A job has really ended: with ``error``, or well. A job that is not known is ignored."""
+        out: list[Action] = []
+        work = self._runs.pop(job_id, None)
+        if work is not None:
+            if work.state is State.ZOMBIE:
+                self._zombies.pop(job_id)
+                self._graces.cancel(work, self._grace)
+                self._let_go(work)
+            else:
+                self._leave_slot(work)
+                self._run_over(work, error, now, out)
+            self._pump(out, now)
+        return out
+
+    def tick(self, now: float) -> list[Action]:
+        """The time has come that ``wake_at()`` named. At any other time it does no harm."""
+        out: list[Action] = []
+        for work in self._timeouts.due(now):
+            self._out_of_time(work, now, out)
+        for work in self._slows.due(now):
+            out.append(HookSlow(_job(work)))
+        for work in self._graces.due(now):
+            self._stuck(work, out)
+        for work in self._backoffs.due(now):
+            work.attempt += 1
+            self._make_ready(work)
+        self._pump(out, now)
+        return out
+
+    # -- what it tells ----------------------------------------------------------------------
+
+    def wake_at(self) -> float | None:
+        """When ``tick()`` is due next; None if nothing depends on the time."""
+        times = [
+            deadlines.first()
+            for deadlines in (self._timeouts, self._slows, self._backoffs, self._graces)
+        ]
+        if self._pending is not None and not self._pending.awaits and self._current is not None:
+            times.append(self._pending.not_before)
+        return min((time for time in times if time is not None), default=None)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs, nothing is queued and no rebalance is under way."""
+        return (
+            not self._runs and not self.queued and self._pending is None and self._current is None
+        )
+
+    @property
+    def zombies(self) -> tuple[str, ...]:
+        """The names of the hooks of runs that are out of time and have not ended."""
+        return tuple(work.spec.name for work in self._zombies.values())
+
+    @property
+    def change_interest(self) -> Literal["none", "mine", "all"]:
+        """Of which partition changes any hook wants to know, so that others need not be built."""
+        if self._changes_of_others:
+            return "all"
+        return "mine" if self._all_changes else "none"
+
+    # -- filters ----------------------------------------------------------------------------
+
+    def _wanting(self, event: PartitionChangeEvent) -> tuple[HookSpec, ...]:
+        mine = event.copy_to_node.id == self._node_id
+        specs = self._all_changes if mine else self._changes_of_others
+        if not self._sifted:
+            return specs
+        return tuple(
+            spec
+            for spec in specs
+            if (spec.partitions is None or event.partition_id in spec.partitions)
+            and (spec.reasons is None or event.change_reason in spec.reasons)
+        )
+
+    # -- news: lanes by hook function and by subject ----------------------------------------
+
+    def _enqueue(self, work: Work, subject: Hashable | None = None) -> bool:
+        """Puts work into its lanes; whether anyone should wait for it."""
+        self.queued += 1
+        hook_lane = self._lane(_hook_key(work.spec))
+        hook_lane.enter(work)
+        if hook_lane.stuck:
+            return False
+        if subject is not None:
+            self._lane(subject).enter(work)
+        if not work.blocked:
+            self._make_ready(work)
+        return True
+
+    def _lane(self, key: Hashable) -> Lane:
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(key)
+        return lane
+
+    def _leave_lane(self, lane: Lane, work: Work) -> None:
+        freed = lane.leave(work)
+        if not lane.queue:
+            del self._lanes[lane.key]
+        if freed is not None:
+            self._make_ready(freed)
+
+    def _not_awaited(self, work: Work) -> None:
+        """Nobody waits for this work any more: it is over, out of time, or hopelessly behind."""
+        self._node_news.discard(work)
+        for waiting in (work.rebalance, self._pending):
+            if waiting is not None and work in waiting.awaits:
+                waiting.awaits.discard(work)
+                self._to_proceed.append(waiting)
+
+    # -- partition changes: lanes by partition ----------------------------------------------
+
+    def _enter_partition(self, change: Change, out: list[Action]) -> None:
+        lane = self._partitions.get(change.event.partition_id)
+        if lane is None:
+            lane = self._partitions[change.event.partition_id] = PartitionLane()
+        if lane.stuck:
+            self._fail_behind_zombie(change, lane, out)
+            return
+        lane.queue.append(change)
+        if lane.busy is None and len(lane.queue) == 1:
+            self._advance(lane, change.event.partition_id)
+
+    def _advance(self, lane: PartitionLane, partition_id: str) -> None:
+        """Makes the next hook of the lane ready, if none occupies it."""
+        if lane.busy is not None:
+            return
+        queue = lane.queue
+        while queue and queue[0].settled:
+            queue.popleft()
+        if not queue:
+            del self._partitions[partition_id]
+            return
+        change = queue[0]
+        work = Work(change.specs[change.index], change.event, (change.event,), change=change)
+        change.work = lane.busy = work
+        self._make_ready(work)
+
+    def _settle(self, change: Change, out: list[Action], *, superseded: bool = False) -> None:
+        change.settled = True
+        change.work = None
+        self.queued -= 1
+        ok = change.error is None and not superseded
+        out.append(ChangeSettled(change.event, ok, change.error, change.attempts, superseded))
+        self._one_less(change.rebalance)
+
+    def _fail_behind_zombie(self, change: Change, lane: PartitionLane, out: list[Action]) -> None:
+        if change.error is None:
+            hook = lane.busy.spec.name if lane.busy is not None else "?"
+            change.error = HookTimeoutError(
+                f"hook {hook!r} for {change.event.partition_id} is out of time and has not ended "
+                "yet, so no other can run for this partition"
+            )
+        self._settle(change, out)
+
+    def _one_less(self, rebalance: Rebalance) -> None:
+        rebalance.open -= 1
+        if rebalance.open == 0:
+            self._to_proceed.append(rebalance)
+
+    # -- rebalances -------------------------------------------------------------------------
+
+    def _supersede(self, old: Rebalance, out: list[Action]) -> None:
+        if old.superseded:
+            return
+        old.superseded = True
+        for change in old.changes:
+            if change.settled:
+                continue
+            work = change.work
+            if work is not None and work.state is State.RUNNING:
+                work.cancelled = True
+                out.append(CancelJob(_job(work).id, "superseded"))
+                continue
+            if work is not None and work.state is not State.ZOMBIE:
+                self._call_off(work)
+            if change.attempts:
+                self._settle(change, out, superseded=True)
+            else:
+                change.settled = True
+                change.work = None
+                self.queued -= 1
+                out.append(ChangeDropped(change.event))
+                self._one_less(old)
+            lane = self._partitions.get(change.event.partition_id)
+            if lane is not None:
+                self._advance(lane, change.event.partition_id)
+        old.changes = []
+
+    def _call_off(self, work: Work) -> None:
+        """Takes back work of a change that does not run."""
+        if work.state is State.BACKOFF:
+            self._backoffs.cancel(work, _backoff(work.attempt))
+        work.state = State.OVER
+        self._partitions[_partition(work)].busy = None
+
+    def _begin(self, rebalance: Rebalance, now: float, out: list[Action]) -> None:
+        self._pending, self._current = None, rebalance
+        rebalance.phase = Phase.STARTING
+        rebalance.begun = now
+        self.rebalances += 1
+        out.append(RebalanceStarted(rebalance.event))
+        self._run_all("rebalance_start", rebalance, (rebalance.event,))
+        self._to_proceed.append(rebalance)
+
+    def _run_all(self, kind: HookKind, rebalance: Rebalance, args: tuple[object, ...]) -> None:
+        for spec in self._specs.get(kind, ()):
+            work = Work(spec, rebalance.event, args, rebalance=rebalance)
+            if self._enqueue(work):
+                rebalance.awaits.add(work)
+
+    def _proceed(self, rebalance: Rebalance, now: float, out: list[Action]) -> None:
+        """Takes a rebalance that has begun as far as it can go without waiting."""
+        if rebalance.phase is Phase.STARTING and not rebalance.awaits:
+            rebalance.phase = Phase.CHANGING
+            for change in rebalance.changes:
+                self._enter_partition(change, out)
+        if rebalance.phase is Phase.CHANGING and not rebalance.open:
+            rebalance.phase = Phase.COMPLETING
+            rebalance.changes = []
+            seconds = now - rebalance.begun
+            out.append(RebalanceCompleted(rebalance.event, seconds, rebalance.superseded))
+            duration = timedelta(seconds=seconds)
+            self._run_all("rebalance_complete", rebalance, (rebalance.event, duration))
+        if rebalance.phase is Phase.COMPLETING and not rebalance.awaits:
+            rebalance.phase = Phase.DONE
+            if self._current is rebalance:
+                self._current = None
+
+    # -- runs -------------------------------------------------------------------------------
+
+    def _pump(self, out: list[Action], now: float) -> None:
+        """Takes rebalances on, then fills the free slots: news first."""
+        while True:
+            while self._to_proceed:
+                self._proceed(self._to_proceed.pop(), now, out)
+            pending = self._pending
+            if pending is None or pending.awaits:
+                break
+            if self._current is not None and now < pending.not_before:
+                break
+            self._begin(pending, now, out)
+        while self._ready_news and self.running < self._slots:
+            self._start(self._ready_news.popleft(), now, out)
+        while (
+            self._ready_changes
+            and self.running < self._slots
+            and self._running_changes < self._change_slots
+            and len(self._zombies) < self._slots
+        ):
+            work = self._ready_changes.popleft()
+            if work.state is State.READY:
+                self._start(work, now, out)
+
+    def _make_ready(self, work: Work) -> None:
+        work.state = State.READY
+        (self._ready_news if work.change is None else self._ready_changes).append(work)
+
+    def _start(self, work: Work, now: float, out: list[Action]) -> None:
+        spec, change = work.spec, work.change
+        replayed = False
+        if change is not None:
+            self._running_changes += 1
+            change.attempts = max(change.attempts, work.attempt)
+            replayed = work.event.event_id in change.rebalance.replayed
+        timeout = self._timeout(spec)
+        job = Job(next(self._job_ids), spec, work.event, work.args, work.attempt, timeout, replayed)
+        work.state = State.RUNNING
+        work.job = job
+        self._runs[job.id] = work
+        self.running += 1
+        self.queued -= 1
+        if timeout is not None:
+            self._timeouts.set(work, timeout, now)
+        self._slows.set(work, self._slow_after, now)
+        out.append(StartJob(job))
+
+    def _timeout(self, spec: HookSpec) -> float | None:
+        if spec.timeout is not DEFAULT:
+            return spec.timeout
+        change = spec.kind == "partition_change"
+        return self._migration_timeout if change else self._hook_timeout
+
+    def _leave_slot(self, work: Work) -> None:
+        timeout = _job(work).timeout
+        self.running -= 1
+        if work.change is not None:
+            self._running_changes -= 1
+        if timeout is not None:
+            self._timeouts.cancel(work, timeout)
+        self._slows.cancel(work, self._slow_after)
+
+    def _run_over(
+        self, work: Work, error: BaseException | None, now: float, out: list[Action]
+    ) -> None:
+        change = work.change
+        if change is not None:
+            self.queued += 1  # it has left its slot, and is not settled yet
+        # Who was told to end, and says only that it did so, has not failed.
+        if error is not None and not (work.cancelled and isinstance(error, HookCancelledError)):
+            self.failures += 1
+            spec = work.spec
+            again = (
+                not work.cancelled
+                and work.attempt <= spec.retries
+                and isinstance(error, spec.retry_on)
+            )
+            out.append(HookFailed(_job(work), error, again))
+            if again:
+                work.state = State.BACKOFF
+                self._backoffs.set(work, _backoff(work.attempt), now)
+                if change is None:
+                    self.queued += 1
+                return
+        if change is not None:
+            if error is not None and change.error is None:
+                change.error = error
+            unfinished = change.index + 1 < len(change.specs)
+            if not unfinished or work.cancelled:
+                superseded = work.cancelled and (unfinished or change.error is not None)
+                self._settle(change, out, superseded=superseded)
+        self._let_go(work)
+
+    def _let_go(self, work: Work) -> None:
+        """Opens the lanes of work that has really ended."""
+        work.state = State.OVER
+        change = work.change
+        if change is None:
+            self._not_awaited(work)
+            for lane in work.lanes:
+                lane.stuck = False
+                self._leave_lane(lane, work)
+            return
+        change.index += 1
+        change.work = None
+        partition_id = _partition(work)
+        partition = self._partitions[partition_id]
+        partition.busy = None
+        partition.stuck = False
+        self._advance(partition, partition_id)
+
+    def _out_of_time(self, work: Work, now: float, out: list[Action]) -> None:
+        job = _job(work)
+        self._leave_slot(work)
+        work.state = State.ZOMBIE
+        self._zombies[job.id] = work
+        self._graces.set(work, self._grace, now)
+        self.failures += 1
+        out.append(HookTimedOut(job))
+        out.append(CancelJob(job.id, "timeout"))
+        change = work.change
+        if change is None:
+            self._not_awaited(work)
+            return
+        self.queued += 1
+        if change.error is None:
+            change.error = HookTimeoutError(
+                f"hook {work.spec.name!r} ran longer than the {job.timeout:g} seconds it may"
+            )
+        if change.index + 1 == len(change.specs) or work.cancelled:
+            self._settle(change, out, superseded=work.cancelled)
+
+    def _stuck(self, zombie: Work, out: list[Action]) -> None:
+        """A zombie has not ended in time: nobody shall wait behind it."""
+        if zombie.change is not None:
+            partition = self._partitions[_partition(zombie)]
+            partition.stuck = True
+            for change in partition.queue:
+                if not change.settled:
+                    self._fail_behind_zombie(change, partition, out)
+            partition.queue.clear()
+            return
+        hook_lane = zombie.lanes[0]
+        hook_lane.stuck = True
+        for work in list(hook_lane.queue):
+            self._not_awaited(work)
+            for lane in work.lanes:
+                if lane is not hook_lane:
+                    self._leave_lane(lane, work)
+
+
+def _job(work: Work) -> Job:
+    assert work.job is not None, "only work that runs, or has run, is asked for its job"
+    return work.job
+
+
+def _partition(work: Work) -> str:
+    assert work.change is not None, "only work of a change is asked for its partition"
+    return work.change.event.partition_id
+
+
+def _backoff(attempt: int) -> float:
+    """Seconds from the failure of an attempt to the next one."""
+    return min(_FIRST_BACKOFF_SECONDS * 2.0 ** min(attempt - 1, 16), _LONGEST_BACKOFF_SECONDS)
+
+
+def _subject(event: Event) -> Hashable | None:
+    if isinstance(event, _NODE_EVENTS):
+        return ("node", event.node.id)
+    if isinstance(event, _PARTITION_NEWS):
+        return ("partition", event.partition_id)
+    return None
+
+
+def _hook_key(spec: HookSpec) -> Hashable:
+    """The same for the same function, however often and for whatever kinds it is registered."""
+    try:
+        hash(spec.fn)
+    except TypeError:
+        return ("hook", id(spec.fn))
+    return ("hook", spec.fn)

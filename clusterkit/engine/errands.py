@@ -1,0 +1,88 @@
+"""The node's small writes to etcd, on a thread of their own, so that the runner never waits."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+from collections.abc import Callable
+
+from ..core import codec
+from ..core.keys import Keys
+from ..errors import StoreError
+from ..ports import Compare, Put, Store, Txn
+from .departures import CloseHistory
+from .machine import WriteReceipt
+from .session import Session
+
+logger = logging.getLogger(__name__)
+
+_LAST_RETRY = 5.0
+
+
+class Errands:
+    """Carries out writes one after another. What fails for good is logged, never raised."""
+
+    def __init__(self, store: Store, keys: Keys, node_id: str, call_timeout: float) -> None:
+        self._store = store
+        self._keys = keys
+        self._node_id = node_id
+        self._timeout = call_timeout
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._newest: WriteReceipt | None = None
+        self._thread = threading.Thread(target=self._run, name="clusterkit-errands", daemon=True)
+        self._thread.start()
+
+    def receipt(self, write: WriteReceipt) -> None:
+        """Writes a receipt, as often as it takes, unless a newer one or a loss of the lease comes."""
+        self._newest = write
+        self._queue.put(lambda: self._write_receipt(write))
+
+    def close_history(self, write: CloseHistory) -> None:
+        """Writes the end of a stay once; whoever asks repeats it until it is seen to be done."""
+        self._queue.put(lambda: self._write_history(write))
+
+    def revoke(self, session: Session) -> None:
+        """Revokes a lease that is not wanted any more; if that fails it expires by itself."""
+        self._queue.put(lambda: self._store.revoke(session.lease_id, timeout=self._timeout))
+
+    def close(self, timeout: float) -> None:
+        """Ends the thread after what it is doing now."""
+        self._closed.set()
+        self._queue.put(None)
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while (errand := self._queue.get()) is not None:
+            try:
+                errand()
+            except StoreError as e:
+                if not self._closed.is_set():
+                    logger.warning("a write to etcd failed: %s", e)
+            except Exception:
+                logger.exception("a write to etcd failed in a way that is a defect")
+
+    def _write_receipt(self, write: WriteReceipt) -> None:
+        put = Put(
+            self._keys.applied(self._node_id),
+            codec.encode_receipt(write.receipt),
+            write.session.lease_id,
+        )
+        # Compared with the own sign of life, so that no receipt is written by a stay that is over.
+        own = Compare(self._keys.node(self._node_id), "lease", "==", write.session.lease_id)
+        retry = 0.1
+        while write is self._newest and not write.session.lost and not self._closed.is_set():
+            try:
+                self._store.txn(Txn((own,), (put,)), timeout=self._timeout)
+                return
+            except StoreError as e:
+                logger.info("writing the receipt failed and will be retried: %s", e)
+            self._closed.wait(retry * random.uniform(0.5, 1.5))
+            retry = min(retry * 2, _LAST_RETRY)
+
+    def _write_history(self, write: CloseHistory) -> None:
+        key = self._keys.history(write.node_id)
+        unchanged = Compare(key, "mod", "==", write.revision)
+        self._store.txn(Txn((unchanged,), (Put(key, write.value),)), timeout=self._timeout)

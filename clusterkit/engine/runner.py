@@ -1,0 +1,422 @@
+"""The running node: one thread that owns the state machine, and the threads that serve it.
+
+Everybody who has news puts it into one queue: the watch thread, the keep-alive thread, the hook
+executors, and the application. The runner thread takes one after another, asks the machine, and
+carries out the effects. Nothing else writes state, so there are no locks around it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import secrets
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from ..core import codec
+from ..core.keys import Keys
+from ..core.plan import held_by
+from ..core.records import RebalanceRequest
+from ..errors import ClusterKitError, KitStateError, NodeIdConflictError, StoreError
+from ..model import KitState
+from ..ports import Clock, Put, RangeResult, Store, Txn
+from . import machine as m
+from .departures import CloseHistory
+from .errands import Errands
+from .executors import Executors, JobEnded
+from .jobs import CancelJob, StartJob
+from .join import DisplacedError, Joiner, Profile
+from .session import KeepAlive, LeaseDoubted, LeaseLost, LeaseProven, Session
+from .snapshot import Snapshot
+from .watcher import Changed, Reread, Watcher, WatchBroke
+
+logger = logging.getLogger(__name__)
+
+_JOIN_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Begin:
+    read: RangeResult
+
+
+@dataclass(frozen=True, slots=True)
+class _Expect:
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    session: Session
+
+
+@dataclass(frozen=True, slots=True)
+class _RegisterFailed:
+    after: str
+    error: ClusterKitError
+
+
+@dataclass(frozen=True, slots=True)
+class _Await:
+    predicate: Callable[[Snapshot], bool]
+    future: Future[None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    pass
+
+
+_Message: TypeAlias = (
+    _Begin
+    | _Expect
+    | _Registered
+    | _RegisterFailed
+    | _Await
+    | _Stop
+    | _Finished
+    | Changed
+    | Reread
+    | WatchBroke
+    | LeaseDoubted
+    | LeaseLost
+    | LeaseProven
+    | JobEnded
+)
+
+
+class Runner:
+    """One run of a node, from a start to a stop; it is not used again.
+
+    Args:
+        store: etcd. The runner closes it.
+        clock: Time.
+        keys: The cluster's keys.
+        machine: The state machine, new.
+        profile: What the node joins with; None for an observer.
+        executors: Makes what runs hooks, given where to report.
+        connect_timeout: Seconds for the first reading and for the join.
+        call_timeout: Seconds for each later call of etcd.
+
+    Attributes:
+        snapshot: What lookups read; None before the first reading.
+        ended: Done when the run has ended, however it came about.
+        failure: The defect that ended it, None for none.
+        watch_restarts: How often the watch broke.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        keys: Keys,
+        machine: m.Machine,
+        profile: Profile | None,
+        executors: Callable[[Callable[[JobEnded], None]], Executors],
+        connect_timeout: float,
+        call_timeout: float,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._keys = keys
+        self._machine = machine
+        self._profile = profile
+        self._connect_timeout = connect_timeout
+        self._call_timeout = call_timeout
+        self._queue: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._executors = executors(self._queue.put)
+        self._waiting: list[_Await] = []
+        self._cancelled = threading.Event()
+        self._lock = threading.Lock()  # over the session, between joining and leaving
+        self._stopping = False
+        self._held: tuple[int, ...] = ()
+        self._session: Session | None = None
+        self._joiner: Joiner | None = None
+        self._errands: Errands | None = None
+        self._keep_alive: KeepAlive | None = None
+        self._watcher: Watcher | None = None
+        self._thread = threading.Thread(target=self._run, name="clusterkit-runner", daemon=True)
+        self.snapshot: Snapshot | None = None
+        self.watch_restarts = 0
+        self.failure: BaseException | None = None
+        self.ended: Future[None] = Future()
+        _running.add(self)
+
+    # -- for any thread ----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Reads the cluster, joins, and returns when the view has this node in it. Blocks.
+
+        Raises:
+            ClusterKitError: It could not; everything that was started is ended again.
+        """
+        try:
+            read = self._store.range(self._keys.root, timeout=self._connect_timeout)
+        except BaseException:
+            self._executors.close(0.0)
+            self._store.close()
+            self.ended.set_result(None)
+            raise
+        self._queue.put(_Begin(read))
+        self._thread.start()
+        try:
+            self._watcher = Watcher(
+                self._store, self._keys.root, read, self._queue.put, read_timeout=self._call_timeout
+            )
+            if self._profile is not None:
+                self._serve(self._profile)
+            self.when(lambda s: s.kit_state is not KitState.JOINING).result()
+        except BaseException:
+            self.request_stop(0.0)
+            self.ended.result()
+            raise
+
+    def request_stop(self, timeout: float) -> None:
+        """Asks the node to leave. Returns at once; safe in a signal handler and in a hook."""
+        self._cancelled.set()
+        self._queue.put(_Stop(timeout))
+
+    def when(self, predicate: Callable[[Snapshot], bool]) -> Future[None]:
+        """A future that is done when the predicate first holds; it fails if the run ends before."""
+        waiting = _Await(predicate, Future())
+        self._queue.put(waiting)
+        if self.ended.done():  # perhaps nobody reads the queue any more
+            self._fail(waiting)
+        return waiting.future
+
+    def request_rebalance(self, reason: str) -> int:
+        """Asks every node for a rebalance; the revision of the request. Blocks.
+
+        Raises:
+            StoreError: etcd cannot be asked.
+        """
+        node_id = "" if self._profile is None else self._profile.node_id
+        request = RebalanceRequest(node_id, reason, self._clock.now())
+        put = Put(self._keys.rebalance, codec.encode_rebalance(request))
+        return self._store.txn(Txn((), (put,)), timeout=self._call_timeout).revision
+
+    def forget_parent(self) -> None:
+        """In a forked child: whatever the parent may do, this process may not."""
+        if self.snapshot is not None:
+            self.snapshot = replace(self.snapshot, session=None, kit_state=KitState.STOPPED)
+        self._cancelled.set()
+
+    # -- joining and leaving: on the thread that calls, or one of their own ------------------
+
+    def _serve(self, profile: Profile) -> None:
+        self._errands = Errands(self._store, self._keys, profile.node_id, self._call_timeout)
+        self._keep_alive = KeepAlive(self._store, self._clock, self._queue.put)
+        self._joiner = Joiner(self._store, self._keys, self._clock, profile, self._connect_timeout)
+        self._join(None)
+
+    def _join(self, after: str | None) -> None:
+        assert self._joiner is not None
+        assert self._keep_alive is not None
+        nonce = secrets.token_hex(16)
+        self._queue.put(_Expect(nonce))
+        session = self._joiner.join(nonce, after=after, cancelled=self._cancelled)
+        with self._lock:
+            if not self._cancelled.is_set():
+                self._session = session
+                self._keep_alive.attach(session)
+                self._queue.put(_Registered(session))
+                return
+        self._joiner.leave(session, ())  # stopped in the very moment of joining
+
+    def _rejoin(self, effect: m.Register) -> None:
+        if self._cancelled.wait(effect.delay):
+            return
+        try:
+            self._join(effect.after)
+        except ClusterKitError as e:
+            self._queue.put(_RegisterFailed(effect.after, e))
+        except Exception as e:
+            logger.exception("joining again failed in a way that is a defect")
+            self._queue.put(_RegisterFailed(effect.after, ClusterKitError(str(e))))
+
+    def _leave(self, timeout: float) -> None:
+        with self._lock:
+            session, self._session = self._session, None
+        try:
+            if session is not None and not session.lost and self._joiner is not None:
+                self._joiner.leave(session, self._held)
+        except StoreError as e:
+            logger.warning("leaving failed, so the lease will have to expire: %s", e)
+        except Exception:
+            logger.exception("leaving failed in a way that is a defect")
+        # The lease is gone or left to itself: only now is there nothing more to keep alive.
+        for helper in (self._keep_alive, self._watcher, self._errands):
+            if helper is not None:
+                helper.close(_JOIN_SECONDS)
+        self._executors.close(timeout)
+        self._store.close()
+        self._queue.put(_Finished())
+
+    # -- the runner thread -------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            message = self._next()
+            if isinstance(message, _Finished):
+                break
+            try:
+                if isinstance(message, _Stop):
+                    self._stop(message)
+                elif self.failure is None:
+                    for effect in self._tell(message):
+                        self._carry_out(effect)
+                    self._check_waiting()
+            except Exception as e:
+                # A node that cannot follow the cluster must not go on serving a view of the past.
+                logger.critical("the node failed by a defect of ClusterKit, and leaves", exc_info=e)
+                self.failure = e
+                with self._lock:
+                    if self._session is not None:
+                        self._session.lose()
+                self.request_stop(0.0)
+        self._finish()
+
+    def _next(self) -> _Message | None:
+        wake_at = None if self.failure is not None else self._machine.wake_at()
+        if wake_at is None:
+            return self._queue.get()
+        try:
+            return self._queue.get(timeout=max(0.0, wake_at - self._clock.monotonic()))
+        except queue.Empty:
+            return None
+
+    def _tell(self, message: _Message | None) -> list[m.Effect]:
+        at = m.Instant(self._clock.monotonic(), self._clock.now())
+        match message:
+            case None:
+                return self._machine.tick(at)
+            case JobEnded(job_id, error):
+                return self._machine.job_ended(job_id, error, at)
+            case Changed(batch):
+                return self._machine.changed(batch, at)
+            case LeaseDoubted() | LeaseLost() | LeaseProven():
+                return self._machine.lease(message, at)
+            case Reread(result, reason):
+                return self._machine.reread(result, reason, at)
+            case WatchBroke():
+                self.watch_restarts += 1
+            case _Begin(read):
+                return self._machine.begin(read, at)
+            case _Expect(nonce):
+                self._machine.expect(nonce)
+            case _Registered(session):
+                return self._machine.registered(session, at)
+            case _RegisterFailed(after, error):
+                displaced = isinstance(error, DisplacedError | NodeIdConflictError)
+                return self._machine.register_failed(after, error, displaced, at)
+            case _Await():
+                self._waiting.append(message)
+        return []
+
+    def _carry_out(self, effect: m.Effect) -> None:
+        match effect:
+            case StartJob(job):
+                self._executors.start(job)
+            case m.Publish(snapshot):
+                self.snapshot = snapshot
+            case CancelJob(job_id, reason):
+                self._executors.cancel(job_id, reason)
+            case m.Note(level, message, args, extra):
+                logger.log(level, message, *args, extra=dict(extra))
+            case m.WriteReceipt():
+                if self._errands is not None:
+                    self._errands.receipt(effect)
+            case CloseHistory():
+                if self._errands is not None:
+                    self._errands.close_history(effect)
+            case m.Register():
+                threading.Thread(
+                    target=self._rejoin, args=(effect,), name="clusterkit-rejoin", daemon=True
+                ).start()
+            case m.Drop(session):
+                with self._lock:
+                    if self._session is session:
+                        self._session = None
+                if self._keep_alive is not None:
+                    self._keep_alive.detach(session)
+                if self._errands is not None:
+                    self._errands.revoke(session)
+
+    def _stop(self, message: _Stop) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        self._cancelled.set()
+        if self.snapshot is not None and self._profile is not None:
+            owned, replica = held_by(self._profile.node_id, self.snapshot.rows)
+            self._held = tuple(sorted((*owned, *replica)))
+        if self.failure is None:
+            at = m.Instant(self._clock.monotonic(), self._clock.now())
+            for effect in self._machine.stopping(at):
+                self._carry_out(effect)
+        threading.Thread(
+            target=self._leave, args=(message.timeout,), name="clusterkit-stop", daemon=True
+        ).start()
+
+    def _check_waiting(self) -> None:
+        if not self._waiting or (snapshot := self.snapshot) is None:
+            return
+        still: list[_Await] = []
+        for waiting in self._waiting:
+            if waiting.future.cancelled():
+                continue
+            if waiting.predicate(snapshot):
+                _set(waiting.future)
+            else:
+                still.append(waiting)
+        self._waiting = still
+
+    def _finish(self) -> None:
+        if self.snapshot is not None:
+            self.snapshot = replace(self.snapshot, kit_state=KitState.STOPPED, session=None)
+        _set(self.ended)
+        for waiting in self._waiting:
+            self._fail(waiting)
+        while True:
+            try:
+                message = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(message, _Await):
+                self._fail(message)
+
+    def _fail(self, waiting: _Await) -> None:
+        why = f": {self.failure}" if self.failure is not None else ""
+        error = KitStateError(f"the kit has stopped{why}", state=KitState.STOPPED)
+        # It may have been cancelled, or failed by another thread, in between.
+        with contextlib.suppress(InvalidStateError):
+            waiting.future.set_exception(error)
+
+
+def _set(future: Future[None]) -> None:
+    with contextlib.suppress(InvalidStateError):
+        future.set_result(None)
+
+
+_running: weakref.WeakSet[Runner] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for runner in list(_running):
+        runner.forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

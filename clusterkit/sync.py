@@ -1,0 +1,96 @@
+"""The face for threads: ``with ClusterKit(...) as ck``. For asyncio see :mod:`clusterkit`."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from ._base import KitBase, seconds_of
+from .engine.executors import in_hook
+from .hooks import Duration
+
+__all__ = ["ClusterKit"]
+
+
+class ClusterKit(KitBase):
+    """A member of a cluster, for programs of threads.
+
+    ``def`` hooks run on worker threads; ``async def`` hooks on a private event loop. A kit can be
+    started again after ``stop()``. It may be made before a fork, and not be used across one.
+    """
+
+    @classmethod
+    def _facing(cls, other: KitBase) -> ClusterKit:
+        """This face of another kit."""
+        face = cls()
+        face._cell = other._cell
+        other.include(face)
+        return face
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        t: type[BaseException] | None,
+        e: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Joins the cluster; returns when lookups answer. Never waits for hooks.
+
+        Raises:
+            OptionError: An option cannot work.
+            ConfigMismatchError: The cluster was made with other settings.
+            NodeIdConflictError: The node id is in use.
+            StoreError: etcd cannot be asked.
+            KitStateError: The kit is started already.
+        """
+        self._begin(None)
+
+    def stop(self, *, timeout: Duration | None = None) -> None:
+        """Leaves the cluster and ends every thread. Again, or without a start, it does nothing.
+
+        The node is fenced first, then its leave is recorded, then running hooks are told to end
+        and waited for, up to ``timeout`` seconds (``drain_timeout`` unless given). Called inside a
+        hook it only asks for the stop, since it would else wait for its own caller.
+        """
+        ended = self._end(timeout)
+        if ended is not None and not in_hook():
+            ended.result()
+
+    def wait_ready(self, timeout: Duration | None = None) -> None:
+        """Waits until ``readiness().ready``: joined, not fenced, the initial copies done.
+
+        Raises:
+            WaitTimeoutError: It did not become ready in time; the text says what is missing.
+            KitStateError: The kit has stopped, or was never started.
+        """
+        future = self._when_ready()
+        try:
+            future.result(None if timeout is None else seconds_of(timeout))
+        except TimeoutError:
+            future.cancel()
+            raise self._not_ready(timeout) from None
+
+    def wait_stopped(self, timeout: Duration | None = None) -> bool:
+        """Waits until the kit has stopped, whoever asked for it; False if it has not in time."""
+        try:
+            self._running().runner.ended.result(None if timeout is None else seconds_of(timeout))
+        except TimeoutError:
+            return False
+        return True
+
+    def rebalance(self, reason: str = "") -> int:
+        """Asks every node to deliver again what its hooks are owed.
+
+        Returns:
+            The revision of the request: a node whose view has it has seen it.
+
+        Raises:
+            StoreError: etcd cannot be asked.
+        """
+        return self._running().runner.request_rebalance(reason)
