@@ -18,16 +18,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from clusterkit._compose import observer, read_cluster
+from clusterkit._compose import read_cluster
 from clusterkit.config import Options
 from clusterkit.errors import ClusterKitError, OptionError
 from clusterkit.hooks import Hooks
 
 from . import etcd_server, render
 from .connection import connection_options
-from .demo.driver import Demo, Settings
+from .demo.cluster import Settings
+from .demo.driver import Demo
 from .demo.report import HumanReport, JsonReport
 from .log import PlainFormatter
+from .observer import Observer
 from .records import describe, record_all
 
 app = typer.Typer(
@@ -136,7 +138,7 @@ def watch(options: Options, as_json: AsJson = False) -> None:
     records: SimpleQueue[dict[str, Any]] = SimpleQueue()
     hooks = Hooks()
     record_all(hooks, "watch", records.put)
-    with observer(options, hooks) as kit:
+    with Observer(options, hooks) as kit:
         print(
             f"watching the cluster {options.cluster!r} from revision {kit.cluster.revision} on",
             file=sys.stderr,

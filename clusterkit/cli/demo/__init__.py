@@ -2,6 +2,7 @@
 
 Layers, from the bottom: ``store`` (one node's data) and ``transport`` (HTTP with connections that
 stay open) → ``node`` (the process) → ``processes`` (starting and ending them) and ``timeline``
-(what all of them said) → ``expect`` (what they should have said) → ``client`` (keys written and
-read as a client would) → ``driver`` (the story) → ``report`` (for people, or as JSON).
+(what all of them said) → ``cluster`` (etcd and all of them) → ``expect`` (judges what they said) →
+``scenario`` (the story) → ``client`` and ``traffic`` (keys written and read as a client would) →
+``driver`` (plays the story) → ``report`` (for people, or as JSON).
 """

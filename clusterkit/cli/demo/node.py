@@ -59,7 +59,7 @@ class DemoNode:
             node_id=args.node_id,
             address=self._server.address,
             partitions=args.partitions,
-            replication_factor=2,
+            replication_factor=args.replication_factor,
             lease_ttl=args.ttl,
             environ={},  # a demo is not changed by the settings of the user's own cluster
         )
@@ -229,6 +229,7 @@ def main() -> int:
     parser.add_argument("--endpoints", required=True)
     parser.add_argument("--node-id", required=True)
     parser.add_argument("--partitions", type=int, required=True)
+    parser.add_argument("--replication-factor", type=int, required=True)
     parser.add_argument("--ttl", type=int, required=True)
     parser.add_argument("--without-hooks", action="store_true")
     try:
