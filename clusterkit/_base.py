@@ -41,18 +41,6 @@ from .model import (
 )
 
 
-class _Cell:
-    """What the two faces of one kit share."""
-
-    __slots__ = ("given", "lock", "options", "run")
-
-    def __init__(self, given: OptionsDict) -> None:
-        self.given = given
-        self.options: Options | None = None
-        self.run: Run | None = None
-        self.lock = threading.Lock()
-
-
 class KitBase(Hooks):
     """The options, the hooks and the lookups of a kit."""
 
@@ -64,7 +52,10 @@ class KitBase(Hooks):
                 ``CLUSTERKIT_<NAME>`` variables, and else has a default.
         """
         super().__init__()
-        self._cell = _Cell(options)
+        self._given = options
+        self._options: Options | None = None
+        self._run: Run | None = None
+        self._starting = threading.Lock()
         if (hooks := options.get("hooks")) is not None:
             self.include(hooks)
 
@@ -225,19 +216,18 @@ class KitBase(Hooks):
 
     def _begin(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Starts a new run. Blocks until it has joined."""
-        cell = self._cell
-        with cell.lock:
-            if cell.run is not None and not cell.run.runner.ended.done():
+        with self._starting:
+            if self._run is not None and not self._run.runner.ended.done():
                 raise KitStateError(
                     f"the kit is started already (it is {self.state}); stop() it first, or make "
                     "another one for another cluster",
                     state=self.state,
                 )
-            cell.options = None  # read anew: the environment may have changed since the last run
+            self._options = None  # read anew: the environment may have changed since the last run
             options = self._resolved()
             run = self._assemble(options, loop)
             self._seal("the kit has been started")
-            cell.run = run
+            self._run = run
         run.runner.ended.add_done_callback(lambda _: self._unseal())
         run.runner.start()
 
@@ -259,14 +249,10 @@ class KitBase(Hooks):
         reasons = "; ".join(self.readiness().reasons) or "it has just become ready"
         return WaitTimeoutError(f"not ready after {timeout} s: {reasons}")
 
-    @property
-    def _run(self) -> Run | None:
-        return self._cell.run
-
     def _resolved(self) -> Options:
-        if self._cell.options is None:
-            self._cell.options = Options.resolve(**self._cell.given)
-        return self._cell.options
+        if self._options is None:
+            self._options = Options.resolve(**self._given)
+        return self._options
 
     def _running(self) -> Run:
         run = self._run
@@ -301,7 +287,8 @@ def _index(p: PartitionRef, snapshot: Snapshot) -> int:
     if isinstance(p, Partition):
         index = p.index
     else:
-        found = partition_index(p) if isinstance(p, str) else None
+        # Whoever does not check types may pass a key, or an index.
+        found = partition_index(str(p))
         if found is None:
             raise UnknownPartitionError(
                 f"{p!r} is not a partition: give an id such as 'partition-0', or a Partition; "

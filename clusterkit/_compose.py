@@ -76,7 +76,7 @@ def node(
         storage=options.storage,
         on_conflict=options.on_conflict,
         ttl_seconds=int(ttl),
-        fence_margin=options.margin.total_seconds(),
+        fence_margin=options.fence_margin.total_seconds(),
         process=this_process(),
         config=ClusterConfig(
             partitions=options.partitions,

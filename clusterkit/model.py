@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from .errors import OwnershipError
 
@@ -132,7 +132,7 @@ class ClusterView:
 class ClusterHealth:
     """How the cluster is, seen from this node; ``reasons`` are for people."""
 
-    status: str
+    status: Literal["healthy", "degraded", "critical"]
     healthy_nodes: int
     unhealthy_nodes: int
     total_nodes: int

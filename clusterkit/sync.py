@@ -22,9 +22,8 @@ class ClusterKit(KitBase):
     @classmethod
     def _facing(cls, other: KitBase) -> ClusterKit:
         """This face of another kit."""
-        face = cls()
-        face._cell = other._cell
-        other.include(face)
+        face = cls.__new__(cls)
+        face.__dict__ = other.__dict__  # one kit: the same hooks, the same run, now and later
         return face
 
     def __enter__(self) -> Self:

@@ -15,6 +15,8 @@ from google.protobuf.message import DecodeError, Message
 
 from .._pb.v1 import cluster_pb2 as pb
 from ..model import Node
+from .hashing import KEY_HASHES
+from .placement import MAX_WEIGHT
 from .records import (
     Alive,
     ClusterConfig,
@@ -27,6 +29,8 @@ from .records import (
     Receipt,
     Registration,
 )
+
+MAX_PARTITIONS = 1 << 20
 
 MAX_DEPARTURES = 8
 """How many past stays a history keeps."""
@@ -126,6 +130,11 @@ def decode_config(data: bytes) -> ClusterConfig:
     m = _parse(pb.ClusterConfig(), data)
     if not (m.partitions and m.replication_factor and m.key_hash and m.algorithm_version):
         raise CodecError("a cluster config without partitions, replication factor, hash or version")
+    if m.partitions > MAX_PARTITIONS or m.key_hash not in KEY_HASHES:
+        raise CodecError(
+            f"a cluster config with {m.partitions} partitions and the key hash {m.key_hash!r}, which "
+            "this release cannot serve"
+        )
     return ClusterConfig(
         m.partitions, m.replication_factor, m.key_hash, m.algorithm_version, m.seed
     )
@@ -157,6 +166,8 @@ def encode_node(r: NodeRecord) -> bytes:
 def decode_node(node_id: str, data: bytes) -> NodeRecord:
     m = _parse(pb.Node(), data)
     registration = _registration(m.registration)
+    if m.weight > MAX_WEIGHT:
+        raise CodecError(f"a node with the weight {m.weight}; the most is {MAX_WEIGHT}")
     p = m.process
     return NodeRecord(
         node=Node(

@@ -37,6 +37,14 @@ def partition_id(index: int) -> str:
     return f"partition-{index}"
 
 
+def partition_index(name: str) -> int | None:
+    """The index in a partition's name; None for any text that is not exactly such a name."""
+    head, dash, digits = name.partition("-")
+    if head != "partition" or not dash or not (digits.isascii() and digits.isdecimal()):
+        return None
+    return int(digits) if digits == "0" or digits[0] != "0" else None
+
+
 def seed64(name: str, cluster_seed: int, domain: Literal["partition", "node"]) -> int:
     """The 64-bit seed of a partition's or a node's name: BLAKE2b, keyed by the cluster's seed.
 

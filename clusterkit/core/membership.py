@@ -190,9 +190,10 @@ def _changes(old: State, new: State, touched: Iterable[str]) -> tuple[Change, ..
         before, after = old.members.get(node_id), new.members.get(node_id)
         if before is not None and (after is None or after.nonce != before.nonce):
             end = _end_of(before, after, new.history.get(node_id))
-            if end is None or end.reason != "replaced":
-                reason = "health_check_failure" if end is None else end.reason
-                changes.append(Left(before, reason, None if end is None else end.left_at))
+            if end is None:
+                changes.append(Left(before, "health_check_failure", None))
+            elif end.reason != "replaced":
+                changes.append(Left(before, end.reason, end.left_at))
         if after is not None and (before is None or after.nonce != before.nonce):
             arrivals.append(_arrival(before, after))
         elif after is not None and before is not None and after != before:
@@ -205,10 +206,9 @@ def _changes(old: State, new: State, touched: Iterable[str]) -> tuple[Change, ..
 
 def _end_of(before: NodeRecord, after: NodeRecord | None, past: History | None) -> Departure | None:
     """How the stay ``before`` ended, as far as anything in etcd says so."""
-    if after is not None and after.previous is not None:
-        # The joiner copied the end of the stay before its own: true even if history is pruned.
-        if after.previous.registration.nonce == before.nonce:
-            return after.previous
+    previous = None if after is None else after.previous
+    if previous is not None and previous.registration.nonce == before.nonce:
+        return previous  # copied there by the join: true even if the history has been pruned
     return None if past is None else past.end_of(before.nonce)
 
 

@@ -21,7 +21,7 @@ from ..events import (
     RebalanceEvent,
 )
 from ..model import OwedMove
-from .hashing import partition_id
+from .hashing import partition_id, partition_index
 from .holdings import Gain, Holdings
 from .membership import (
     Change,
@@ -131,7 +131,10 @@ class Ledger:
 
     def settled(self, event: PartitionChangeEvent, error: str | None, attempts: int) -> None:
         """The hooks of an event have ended: all well, or with the newest of their errors."""
-        pair = partition_index(event.partition_id), event.copy_to_node.id
+        index = partition_index(event.partition_id)
+        if index is None:
+            return
+        pair = index, event.copy_to_node.id
         entry = self.entries.get(pair)
         if entry is None or entry.event_id != event.event_id:
             return  # a newer change of the pair has taken its place
@@ -220,11 +223,6 @@ class Ledger:
         return start, events
 
 
-def partition_index(ref: str) -> int:
-    """The number in a partition's id."""
-    return int(ref.rpartition("-")[2])
-
-
 def node_event(
     change: Change, old_rows: Sequence[Row], state: State, now: datetime
 ) -> NodeJoinEvent | NodeRejoinEvent | NodeLeaveEvent | None:
@@ -270,7 +268,8 @@ def node_event(
 
 def held_by(node_id: str, rows: Sequence[Row]) -> tuple[list[int], list[int]]:
     """The indexes of the partitions that a node is the primary, and a replica, of."""
-    owned, replica = [], []
+    owned: list[int] = []
+    replica: list[int] = []
     for index, row in enumerate(rows):
         if node_id in row:
             (owned if row[0] == node_id else replica).append(index)

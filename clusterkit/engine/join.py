@@ -157,6 +157,12 @@ class Joiner:
 
     def _check_config(self, state: State) -> None:
         ours, stored = self._profile.config, state.config
+        if (damage := state.ignored.get(self._keys.config)) is not None:
+            raise ClusterKitError(
+                f"the cluster's config in etcd, {self._keys.config.decode()!r}, cannot be "
+                f"understood: {damage}. It was damaged, or made by a newer release; upgrade this "
+                "node, or restore the key"
+            )
         if stored is None:
             return
         for option, mine, theirs in (
