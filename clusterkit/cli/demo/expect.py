@@ -15,12 +15,11 @@ class Expect:
 
     Attributes:
         kind: The hook, without ``on_``.
-        seen_by: The nodes that must see it: exactly these, and those of ``may_see``.
+        seen_by: The nodes that must see it, and no others.
         about: Only the events about this node; None for all of the kind.
         fields: What the events must say.
         once: Each node must see exactly one such event (deliveries with one id count once).
         same_everywhere: All who must see it must have seen the same event ids.
-        may_see: Nodes that may see it as well.
     """
 
     kind: str
@@ -29,7 +28,6 @@ class Expect:
     fields: Mapping[str, object] = field(default_factory=dict)
     once: bool = True
     same_everywhere: bool = False
-    may_see: frozenset[str] = frozenset()
 
     def covers(self, record: Record) -> bool:
         """Whether the record is one of those that this is about."""
@@ -71,7 +69,7 @@ def _differences(expect: Expect, seen: Sequence[Record]) -> Iterator[str]:
     for node in sorted(expect.seen_by - by_node.keys()):
         yield f"{name}: not seen by {node}"
     for node, records in sorted(by_node.items()):
-        if node not in expect.seen_by | expect.may_see:
+        if node not in expect.seen_by:
             yield f"{name}: seen by {node}, who should not have"
         if expect.once and len(records) > 1:
             yield f"{name}: seen {len(records)} times by {node}"
