@@ -594,7 +594,7 @@ class _Check:
     def timeout(self, value: Duration | Default | None) -> float | Default | None:
         if value is None or isinstance(value, Default):
             return value
-        seconds = value.total_seconds() if isinstance(value, timedelta) else value
+        seconds: Any = value.total_seconds() if isinstance(value, timedelta) else value
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
             raise self._bad("timeout", value, "a number of seconds, a timedelta or None")
         if not 0 < seconds < math.inf:
