@@ -602,7 +602,8 @@ class _Check:
         return float(seconds)
 
     def retries(self, value: int) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        given: Any = value
+        if isinstance(given, bool) or not isinstance(given, int) or given < 0:
             raise self._bad("retries", value, "a whole number, 0 or more")
         return value
 

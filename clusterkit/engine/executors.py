@@ -356,6 +356,9 @@ class _Loop:
         loop = self._loop
         if loop is None:
             loop = self._start_private()
+        if loop.is_closed():
+            self._steps.clear()
+            raise RuntimeError("the loop is closed")
         self._steps.append(step)
         if not self._woken:
             self._woken = True
