@@ -221,8 +221,7 @@ class Dispatcher:
         out: list[Action] = []
         for work in self._timeouts.due(now):
             self._out_of_time(work, now, out)
-        for work in self._slows.due(now):
-            out.append(HookSlow(_job(work)))
+        out += [HookSlow(_job(work)) for work in self._slows.due(now)]
         for work in self._graces.due(now):
             self._stuck(work, out)
         for work in self._backoffs.due(now):
