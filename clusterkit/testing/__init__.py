@@ -1,1 +1,7 @@
-"""For tests, yours too: an embedded etcd, a store in memory, a virtual clock."""
+"""Helpers for tests of ClusterKit, and of what is built on it."""
+
+from __future__ import annotations
+
+from .embedded import EmbeddedEtcd
+
+__all__ = ["EmbeddedEtcd"]

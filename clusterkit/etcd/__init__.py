@@ -1,0 +1,20 @@
+"""The one place that knows gRPC and etcd3.
+
+::
+
+    store ──► channels ──► _etcd3 (etcd3 itself, given our messages)
+      │          │    └──► _stubs (calls that etcd3 cannot make) ──► _pb
+      └► watch ──┘
+    translate: gRPC errors → verdicts, and the errors of clusterkit.errors
+    convert: the words of clusterkit.ports ⇄ messages
+    endpoints: addresses and TLS files
+
+No gRPC or etcd3 name leaves this package.
+"""
+
+from __future__ import annotations
+
+from .endpoints import TLSFiles
+from .store import EtcdStore
+
+__all__ = ["EtcdStore", "TLSFiles"]

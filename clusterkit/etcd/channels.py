@@ -1,0 +1,311 @@
+"""Connections to the endpoints: one channel each, used in turn, with deadlines and the token.
+
+Which endpoint is next, what a failure means for the call, and when a token is renewed are
+decided here, for all calls alike. A call stays with the endpoint that last served; when that
+fails, the next one is tried, each at most once a call.
+
+* Calls that only read, and those of leases, go to the next endpoint after any failure. Each try
+  gets an even share of the time that is left, so that a server that is frozen leaves time for
+  the others.
+* Writes go on only after a failure that says that the request was not carried out. So that as
+  much as possible is found out before a write is sent, an endpoint that has not just served is
+  first asked for its status.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import grpc
+
+from clusterkit.errors import StoreError
+
+from . import _stubs
+from ._etcd3 import Etcd3Client, Etcd3Exception
+from ._pb import rpc_pb2 as pb
+from .endpoints import TLSFiles, channel_options, parse_endpoints
+from .translate import Failure, Kind, classify, to_error
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Metadata = tuple[tuple[str, str], ...]
+
+# A member without a leader then answers at once that it has none, instead of holding the call.
+_REQUIRE_LEADER: Metadata = (("hasleader", "true"),)
+
+
+class TryFailedError(Exception):
+    """A try on one endpoint failed, for a reason that is understood already. Stays in here."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
+
+
+class Call:
+    """One try of one call on one endpoint: what to send it with."""
+
+    def __init__(self, connection: Connection, timeout: float, metadata: Metadata) -> None:
+        self.connection = connection
+        self.timeout = timeout
+        self.metadata = metadata
+
+    @property
+    def etcd3(self) -> Any:
+        """etcd3's client for this try.
+
+        Its deadline and metadata are attributes of the client, ours differ from call to call and
+        from thread to thread: hence a copy, which shares the channel and the stubs.
+        """
+        client = copy.copy(self.connection.client)
+        client.timeout = self.timeout
+        client.metadata = self.metadata
+        return client
+
+
+class Connection:
+    """One endpoint: etcd3's client with its channel, and our stubs on the same channel."""
+
+    def __init__(self, host: str, port: int, tls: TLSFiles | None, connect_timeout: float) -> None:
+        self.name = f"{host}:{port}"
+        # Whether the last call was served: then a write may be sent without a question first.
+        self.proven = False
+        options = channel_options(tls, connect_timeout)
+        if tls is None:
+            self.client = Etcd3Client(host, port, grpc_options=options)
+        else:
+            # etcd3 takes TLS only with a file of authorities; ours may be the system's.
+            files = tls
+            secure = type(
+                "SecureEtcd3Client",
+                (Etcd3Client,),
+                {"_get_secure_creds": lambda *_: files.credentials()},
+            )
+            self.client = secure(host, port, ca_cert=files.ca or "", grpc_options=options)
+        self.auth = _stubs.AuthStub(self.client.channel)
+        self.keep_alive_once = _stubs.KeepAliveOnceStub(self.client.channel)
+        self.watch = _stubs.WatchStub(self.client.channel)
+
+    def close(self) -> None:
+        self.client.close()
+
+
+def rpc_error(error: Exception) -> grpc.RpcError | None:
+    """The gRPC error behind an exception of etcd3, which wraps some and drops their text."""
+    if isinstance(error, grpc.RpcError):
+        return error
+    if isinstance(error, Etcd3Exception) and isinstance(error.__context__, grpc.RpcError):
+        return error.__context__
+    return None
+
+
+def failure_of(error: grpc.RpcError, endpoint: str) -> Failure:
+    """What a gRPC error means; every error that a call raises has a code and details."""
+    status: Any = error
+    return classify(status.code(), status.details() or "", endpoint)
+
+
+class Channels:
+    """The connections of one store. May be used from any thread; opens them when first needed."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        tls: TLSFiles | None,
+        username: str | None,
+        password: str | None,
+        connect_timeout: float,
+    ) -> None:
+        self._addresses = parse_endpoints(endpoints)
+        self._tls = tls
+        self._user = None if username is None else (username, password or "")
+        self.connect_timeout = connect_timeout
+        self._lock = threading.Lock()
+        self._connections: list[Connection | None] = [None] * len(self._addresses)
+        self._current = 0
+        self._closed = False
+        self._token_lock = threading.Lock()
+        self._token: str | None = None
+
+    @property
+    def has_user(self) -> bool:
+        return self._user is not None
+
+    def check_open(self, operation: str) -> None:
+        if self._closed:
+            raise StoreError(f"{operation}: this etcd store has been closed; make a new one")
+
+    def order(self) -> list[int]:
+        """The endpoints by number, in the order in which a call is to try them."""
+        count = len(self._addresses)
+        return [(self._current + step) % count for step in range(count)]
+
+    def connection(self, number: int) -> Connection:
+        with self._lock:
+            self.check_open("no connection to etcd")
+            found = self._connections[number]
+            if found is None:
+                host, port = self._addresses[number]
+                found = Connection(host, port, self._tls, self.connect_timeout)
+                self._connections[number] = found
+            return found
+
+    def note_served(self, number: int) -> None:
+        self._current = number
+        self.connection(number).proven = True
+
+    def note_failed(self, number: int, failure: Failure) -> None:
+        """Later calls begin with the next endpoint, unless another one has been chosen already."""
+        with self._lock:
+            found = self._connections[number]
+            if found is not None:
+                found.proven = False
+            if self._current == number:
+                self._current = (number + 1) % len(self._addresses)
+        _log.debug("an etcd endpoint failed", extra={"ck_failure": failure})
+
+    def metadata(self, connection: Connection, timeout: float) -> Metadata:
+        """What a request carries; fetches a token if there is a user and none is at hand."""
+        if self._user is None:
+            return _REQUIRE_LEADER
+        token = self._token
+        if token is None:
+            token = self._authenticate(connection, timeout)
+        # No token: auth is off at this server.
+        return (*_REQUIRE_LEADER, ("token", token)) if token else _REQUIRE_LEADER
+
+    def forget_token(self, metadata: Metadata) -> None:
+        """The token in ``metadata`` is no longer good. A newer one, fetched since, is kept."""
+        if (dict(metadata).get("token") or "") == (self._token or ""):
+            self._token = None
+
+    def _authenticate(self, connection: Connection, timeout: float) -> str:
+        assert self._user is not None
+        name, password = self._user
+        end = time.monotonic() + timeout
+        if not self._token_lock.acquire(timeout=timeout):
+            # Another thread's fetch is under way and has not been answered.
+            raise TryFailedError(Failure(Kind.TIMEOUT, True, "no token yet", connection.name))
+        try:
+            if self._token is None:
+                try:
+                    self._token = connection.auth.Authenticate(
+                        pb.AuthenticateRequest(name=name, password=password),
+                        max(0.0, end - time.monotonic()),
+                    ).token
+                except grpc.RpcError as e:
+                    failure = failure_of(e, connection.name)
+                    if "authentication is not enabled" not in failure.text:
+                        # The request that wanted the token has not been sent.
+                        raise TryFailedError(
+                            Failure(failure.kind, True, failure.text, failure.endpoint)
+                        ) from e
+                    self._token = ""
+            return self._token or ""
+        finally:
+            self._token_lock.release()
+
+    def call(
+        self,
+        operation: str,
+        send: Callable[[Call], T],
+        *,
+        timeout: float,
+        reads_only: bool,
+    ) -> T:
+        """Carries out one unary call, on one endpoint after the other until one serves it.
+
+        Args:
+            operation: What is done, for the text of errors.
+            send: Sends the request.
+            timeout: Seconds for all tries together.
+            reads_only: Whether it may be sent again whatever became of it.
+
+        Raises:
+            StoreError: Or one of its kinds.
+        """
+        self.check_open(operation)
+        end = time.monotonic() + timeout
+        failures: list[Failure] = []
+        cause: Exception | None = None
+        order = self.order()
+        for position, number in enumerate(order):
+            left = end - time.monotonic()
+            if left <= 0 and failures:
+                break
+            share = left / (len(order) - position)
+            try:
+                answer = self._try(number, send, share, left, reads_only=reads_only)
+            except Exception as e:
+                failure = self._understand(e, number, operation)
+                failures.append(failure)
+                cause = e
+                if failure.kind not in (Kind.UNAVAILABLE, Kind.TIMEOUT):
+                    break
+                self.note_failed(number, failure)
+                if not (reads_only or failure.unsent):
+                    break
+            else:
+                self.note_served(number)
+                return answer
+        raise to_error(operation, failures, reads_only=reads_only, within=timeout) from cause
+
+    def _understand(self, error: Exception, number: int, operation: str) -> Failure:
+        if isinstance(error, TryFailedError):
+            return error.failure
+        status = rpc_error(error)
+        # grpcio says with a ValueError, or a cancelled call, that the channel has been closed.
+        if self._closed and (status is not None or isinstance(error, ValueError)):
+            raise StoreError(f"{operation} was ended: this etcd store has been closed") from error
+        if status is None:
+            raise error
+        return failure_of(status, self.connection(number).name)
+
+    def _try(
+        self, number: int, send: Callable[[Call], T], share: float, left: float, *, reads_only: bool
+    ) -> T:
+        """One endpoint, and once more there if only the token was out of date."""
+        connection = self.connection(number)
+        begin = time.monotonic()
+        budget = share if reads_only else left
+        for renewed in (False, True):
+            metadata = self.metadata(connection, share)
+            try:
+                if not reads_only and not connection.proven:
+                    self._probe(connection, min(share, self.connect_timeout), metadata)
+                remaining = budget - (time.monotonic() - begin)
+                return send(Call(connection, max(0.001, remaining), metadata))
+            except Exception as e:
+                status = rpc_error(e)
+                if status is None or renewed or not self.has_user:
+                    raise
+                if failure_of(status, connection.name).kind is not Kind.TOKEN:
+                    raise
+                self.forget_token(metadata)
+        raise AssertionError("unreachable: the second round returns or raises")
+
+    def _probe(self, connection: Connection, timeout: float, metadata: Metadata) -> None:
+        try:
+            connection.client.maintenancestub.Status(pb.StatusRequest(), timeout, metadata=metadata)
+        except grpc.RpcError as e:
+            failure = failure_of(e, connection.name)
+            if failure.kind in (Kind.UNAVAILABLE, Kind.TIMEOUT):
+                unsent = Failure(failure.kind, True, failure.text, failure.endpoint)
+                raise TryFailedError(unsent) from e
+            # It answers; whether it lets us write is for the write to find out.
+        connection.proven = True
+
+    def close(self) -> None:
+        """Lets go of all connections, which ends their calls; idempotent."""
+        with self._lock:
+            self._closed = True
+            connections = [c for c in self._connections if c is not None]
+        for connection in connections:
+            connection.close()
