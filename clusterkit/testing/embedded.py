@@ -79,7 +79,7 @@ class EmbeddedEtcd:
         self._args = tuple(args)
         self._port = client_port
         self._data_dir = data_dir
-        self._scratch: weakref.finalize[[], EmbeddedEtcd] | None = None
+        self._scratch: weakref.finalize[..., EmbeddedEtcd] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
 
