@@ -14,6 +14,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -175,7 +176,7 @@ class EmbeddedEtcd:
 
     def _make_data_dir(self) -> Path:
         self._data_dir = Path(tempfile.mkdtemp(prefix="clusterkit-etcd-"))
-        self._scratch = weakref.finalize(self, _remove, self._data_dir)
+        self._scratch = weakref.finalize(self, partial(_remove, self._data_dir))
         return self._data_dir
 
     def _spawn(self, binary: Path, data_dir: Path, log: Path, client: int, health: int) -> None:
