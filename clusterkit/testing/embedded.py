@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import importlib.util
+import os
 import shutil
 import signal
 import socket
@@ -148,7 +149,11 @@ class EmbeddedEtcd:
 
     def pause(self) -> None:
         """Freezes etcd (SIGSTOP): connections stay, and nothing answers. Not on Windows."""
-        self._running().send_signal(signal.SIGSTOP)
+        process = self._running()
+        if sys.platform != "win32":
+            process.send_signal(signal.SIGSTOP)
+            # Until all its threads have stopped it may still answer.
+            os.waitpid(process.pid, os.WUNTRACED)
 
     def resume(self) -> None:
         """Ends ``pause``; does nothing else."""

@@ -1,4 +1,4 @@
-"""What the etcd adapter decides without a server: meanings of errors, addresses, whole revisions."""
+"""What the adapter decides without a server: meanings of errors, addresses, whole revisions."""
 
 from __future__ import annotations
 
