@@ -21,7 +21,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,16 +28,15 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import cast
 
-from clusterkit.errors import ClusterKitError
-from clusterkit.hooks import HookCancelledError, HookContext, _current
-
+from ..errors import ClusterKitError
+from ..hooks import HookCancelledError, HookContext, _current
 from .jobs import Job
+from .loops import HookLoop
 from .workers import Workers
 
 logger = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 10.0
-_LAST_WORDS_SECONDS = 1.0
 
 
 class HookLoopError(ClusterKitError, RuntimeError):
@@ -129,9 +127,11 @@ class Executors:
         self._workers: Workers[_Run] = Workers(
             self._call, name="clusterkit-hook", idle_seconds=idle_seconds
         )
-        self._loop = _Loop(loop)
+        self._loop = HookLoop(loop)
         self._closed = False
         self._ends: SimpleQueue[None] = SimpleQueue()
+        # The run that called close() from the loop: its end is the private loop's end.
+        self._last_on_loop: _Run | None = None
         self._is_coroutine: dict[int, bool] = {}
 
     def start(self, job: Job) -> None:
@@ -185,11 +185,8 @@ class Executors:
         run = self._runs.get(job_id)
         if run is None:
             return ""
-        if run.task is not None:
-            frames = run.task.get_stack(limit=20)
-            return "".join(
-                line for frame in frames for line in traceback.format_stack(frame, limit=1)
-            )
+        if run.on_loop:
+            return _where_awaiting(run.awaitable)
         frame = sys._current_frames().get(run.thread_id) if run.thread_id is not None else None
         return "" if frame is None else "".join(traceback.format_stack(frame, limit=20))
 
@@ -204,19 +201,27 @@ class Executors:
         """
         self._closed = True
         deadline = time.monotonic() + timeout
-        for job_id in list(self._runs):
-            self.cancel(job_id, "the kit is stopping")
-        while self._awaited() and (left := deadline - time.monotonic()) > 0:
+        own = self._own_run()
+        for run in self._running():
+            if run is not own:  # it asked for this, and shall see the end of it
+                self.cancel(run.job.id, "the kit is stopping")
+        while self._awaited(own) and (left := deadline - time.monotonic()) > 0:
             self.check()
             # Ends wake this at once; now and then it looks at the loop as well.
             with contextlib.suppress(Empty):
                 self._ends.get(timeout=min(left, 0.2))
         self._workers.close()
-        self._loop.close(max(0.0, deadline - time.monotonic()))
+        if own is not None and own.on_loop:
+            self._last_on_loop = own
+        else:
+            self._loop.close(max(0.0, deadline - time.monotonic()))
         return tuple(sorted(run.job.spec.name for run in self._running()))
 
-    def _awaited(self) -> bool:
+    def _own_run(self) -> _Run | None:
         own = _this_run.get(None)
+        return own if own is not None and self._runs.get(own.job.id) is own else None
+
+    def _awaited(self, own: _Run | None) -> bool:
         on_loop = self._loop.is_current()
         return any(run is not own and not (on_loop and run.on_loop) for run in self._running())
 
@@ -265,6 +270,13 @@ class Executors:
             return
         loop = asyncio.get_running_loop()
         run.task = loop.create_task(self._drive(run), name=run.job.spec.name, context=run.context)
+        # A task that is cancelled before its first step never enters its coroutine.
+        run.task.add_done_callback(lambda task: self._never_began(run))
+
+    def _never_began(self, run: _Run) -> None:
+        if run.job.id in self._runs:
+            _discard(run)
+            self._end(run, HookCancelledError("cancelled before it began"))
 
     async def _drive(self, run: _Run) -> None:
         # Nothing may leave this coroutine: asyncio lets SystemExit and KeyboardInterrupt of a
@@ -283,7 +295,8 @@ class Executors:
     def _loop_closed(self) -> None:
         for run in self._running():
             if run.on_loop:
-                _discard(run)
+                if run.task is None:
+                    _discard(run)
                 self._end(
                     run,
                     HookLoopError(
@@ -318,82 +331,8 @@ class Executors:
         self._report(JobEnded(job.id, error))
         if self._closed:
             self._ends.put(None)
-
-
-class _Loop:
-    """The application's loop, or a private one that is started with the first step."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        self._loop = loop
-        self._private: threading.Thread | None = None
-        self._lock = threading.Lock()
-        self._steps: deque[Callable[[], None]] = deque()
-        self._woken = False
-
-    def post(self, step: Callable[[], None]) -> None:
-        """Has a step carried out on the loop; many steps cost one wake-up.
-
-        Raises:
-            RuntimeError: The loop is closed.
-        """
-        loop = self._loop
-        if loop is None:
-            loop = self._start_private()
-        self._steps.append(step)
-        if not self._woken:
-            self._woken = True
-            loop.call_soon_threadsafe(self._drain)
-
-    def _drain(self) -> None:
-        # Lowered first: a step that is posted from here on wakes the loop again.
-        self._woken = False
-        while self._steps:
-            self._steps.popleft()()
-
-    def _start_private(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._private = threading.Thread(
-                    target=_run_loop, args=(self._loop,), name="clusterkit-hook-loop", daemon=True
-                )
-                self._private.start()
-            return self._loop
-
-    def is_closed(self) -> bool:
-        return self._loop is not None and self._loop.is_closed()
-
-    def is_running(self) -> bool:
-        return self._loop is not None and (self._private is not None or self._loop.is_running())
-
-    def is_current(self) -> bool:
-        try:
-            return asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            return False
-
-    def close(self, timeout: float) -> None:
-        """Ends a private loop, and waits for that unless called on it."""
-        if self._private is None or self._loop is None:
-            return
-        with contextlib.suppress(RuntimeError):  # it has been closed before
-            self._loop.call_soon_threadsafe(self._loop.stop)
-        if self._private is not threading.current_thread():
-            self._private.join(timeout + _LAST_WORDS_SECONDS)
-
-
-def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        loop.run_forever()
-        # What still runs is cancelled for good; what resists that is given up.
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=_LAST_WORDS_SECONDS))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()
+        if run is self._last_on_loop:
+            self._loop.close(0.0)
 
 
 def is_coroutine_hook(fn: Callable[..., object]) -> bool:
@@ -419,5 +358,14 @@ def _cancel_task(run: _Run) -> None:
 
 def _discard(run: _Run) -> None:
     """Lets go of a coroutine that will not be awaited, without a warning about that."""
-    if run.task is None and inspect.iscoroutine(run.awaitable):
-        run.awaitable.close()
+    if inspect.iscoroutine(run.awaitable) and run.awaitable.cr_frame is not None:
+        with contextlib.suppress(Exception):
+            run.awaitable.close()
+
+
+def _where_awaiting(awaitable: object) -> str:
+    lines: list[str] = []
+    while inspect.iscoroutine(awaitable) and awaitable.cr_frame is not None:
+        lines += traceback.format_stack(awaitable.cr_frame, limit=1)
+        awaitable = awaitable.cr_await
+    return "".join(lines)

@@ -22,6 +22,7 @@ def check(root: Path) -> subprocess.CompletedProcess[str]:
 
 
 # The first run of all makes the environment of the pinned protoc.
+@pytest.mark.repository
 @pytest.mark.timeout(300)
 def test_the_generated_modules_are_fresh_and_staleness_is_noticed(tmp_path: Path) -> None:
     fresh = check(ROOT)
