@@ -382,6 +382,7 @@ def test_a_newer_rebalance_drops_what_is_queued_and_tells_what_runs() -> None:
     # One ends because it was told to, which is no failure; the other had done its work.
     actions = lab.end("change", HookCancelledError("told"))
     assert not of(HookFailed, actions)
+    assert starts(actions) == []
     (settled,) = of(ChangeSettled, actions)
     assert isinstance(settled, ChangeSettled)
     assert (settled.ok, settled.superseded) == (False, True)
@@ -618,12 +619,48 @@ def test_news_behind_a_stuck_hook_hold_up_nobody_and_are_not_lost() -> None:
     assert starts(lab.leave(left("a"))) == ["leave"]
     actions = lab.end("join-too")
     assert of(RebalanceStarted, actions)
+    lab.end("start")
+    lab.end("complete")
+    lab.end("leave")
     lab.join(joined("c"))
+    lab.rebalance(name="next")
+    assert of(RebalanceStarted, lab.end("join-too")), "it does not wait for 'join' of c"
     seen = []
     while lab.running["join"]:
         seen.append(lab.running["join"][0].event.event_id.rsplit("-", 1)[0])
         lab.end("join")
     assert seen == ["join-a", "join-b", "join-c"]
+
+
+def test_news_behind_a_stuck_hook_come_in_order_when_it_ends_and_later_news_wait_again() -> None:
+    hooks = all_hooks()
+    hooks.on_node_join(name="join-too")(lambda e: None)
+    lab = Lab(hooks)
+    lab.join(joined("a"))
+    lab.join(joined("a"))
+    lab.sleep(30)
+    lab.sleep(5)
+    assert lab.names() == ["join", "join-too"]
+    lab.end("join-too")
+    assert lab.names() == ["join", "join-too"], "of the second news"
+    assert starts(lab.end("join")) == ["join"], "of the second news, late"
+    assert starts(lab.leave(left("a"))) == []
+    assert starts(lab.end("join-too")) == ["leave"]
+    lab.end("leave")
+    lab.join(joined("a"))
+    assert lab.names() == ["join"], "its second hook waits for the first again"
+    lab.end("join")
+    assert lab.names() == ["join"]
+    assert starts(lab.end("join")) == ["join-too"]
+    assert not lab.dispatcher.idle
+    lab.end("join-too")
+    assert lab.dispatcher.idle
+
+
+def test_to_claim_to_be_cancelled_is_a_failure_of_who_was_not() -> None:
+    lab = Lab(all_hooks())
+    lab.fence()
+    assert of(HookFailed, lab.end("fenced", HookCancelledError("by itself")))
 
 
 def test_changes_stop_starting_when_too_many_threads_hang() -> None:
