@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import threading
@@ -224,7 +225,7 @@ class DemoNode:
 
 
 def main() -> int:
-    """Runs one node; what went wrong goes to standard error in one line."""
+    """Runs one node. Standard error is its log, and ends with what went wrong."""
     parser = argparse.ArgumentParser(prog="clusterkit.cli.demo.node")
     parser.add_argument("--cluster", required=True)
     parser.add_argument("--endpoints", required=True)
@@ -233,8 +234,10 @@ def main() -> int:
     parser.add_argument("--replication-factor", type=int, required=True)
     parser.add_argument("--ttl", type=int, required=True)
     parser.add_argument("--without-hooks", action="store_true")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        return DemoNode(parser.parse_args()).run()
+        return DemoNode(arguments).run()
     except ClusterKitError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
