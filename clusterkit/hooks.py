@@ -594,7 +594,7 @@ class _Check:
     def timeout(self, value: Duration | Default | None) -> float | Default | None:
         if value is None or isinstance(value, Default):
             return value
-        seconds = value.total_seconds() if isinstance(value, timedelta) else value
+        seconds: Any = value.total_seconds() if isinstance(value, timedelta) else value
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
             raise self._bad("timeout", value, "a number of seconds, a timedelta or None")
         if not 0 < seconds < math.inf:
@@ -602,7 +602,8 @@ class _Check:
         return float(seconds)
 
     def retries(self, value: int) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        given: Any = value
+        if isinstance(given, bool) or not isinstance(given, int) or given < 0:
             raise self._bad("retries", value, "a whole number, 0 or more")
         return value
 

@@ -7,14 +7,16 @@ seconds of a clock that never runs backwards.
 What it promises:
 
 * News (of nodes, health, fencing) start at once, except that two hooks about the same node, and
-  two runs of the same hook function, run in the order in which the news came.
+  two runs of the same hook function, run in the order in which the news came. News of a partition
+  (its role, its end) wait for each other only if they are about the same partition.
 * One rebalance: the node hooks from before it are over → its start hooks are over → its partition
   changes, those of one partition one after another, and the hooks of one change in the order of
   their registration → its complete hooks. Exactly one complete for each start, in that order.
 * At most ``max_concurrent`` runs at once, of which partition changes take all but ``reserved``.
-* A newer rebalance supersedes the one before: what is queued of it is dropped, what runs is told
-  to end, its complete hooks run, and then the newer one starts; or after ``grace`` seconds, if
-  the older one is not over by then. One that had not begun yet vanishes without a trace.
+* A newer rebalance supersedes the one before: what is queued of it is dropped; what runs goes over
+  to the newer one if that wants the same change, and is told to end if not; then its complete
+  hooks run, and then the newer one starts; or after ``grace`` seconds, if the older one is not
+  over by then. One that had not begun yet vanishes without a trace.
 * A run that is out of time is a *zombie*: reported, told to end, failed, its slot given back, and
   nobody waits for it; but what stands behind it in its lanes waits until it has really ended.
   After ``grace`` seconds more the lanes are *stuck*: changes of that partition fail (they are
@@ -180,24 +182,39 @@ class Dispatcher:
             replayed: The event ids of those that were delivered before.
         """
         out: list[Action] = []
-        not_before = now
+        newer = Rebalance(event, now, set(self._node_news))
+        newer.replayed = frozenset(replayed)
+        wanted = {change.event_id for change in changes}
         if self._pending is not None:
             # The wait goes on from where it began, or a steady stream would never get through.
-            not_before = self._pending.not_before
-            self._supersede(self._pending, out)
+            newer.not_before = self._pending.not_before
+            self._supersede(self._pending, out, newer, wanted)
         elif self._current is not None:
-            not_before = now + self._grace
-            self._supersede(self._current, out)
-        newer = self._pending = Rebalance(event, not_before, set(self._node_news))
-        newer.replayed = frozenset(replayed)
+            newer.not_before = now + self._grace
+            self._supersede(self._current, out, newer, wanted)
+        self._pending = newer
+        adopted = {change.event.event_id for change in newer.changes}
         for change in changes:
+            if change.event_id in adopted:
+                continue
             specs = self._wanting(change)
             if specs:
                 newer.changes.append(Change(change, specs, newer))
             else:
                 out.append(ChangeSettled(change, True, None, 0))
         newer.open = len(newer.changes)
-        self.queued += newer.open
+        self.queued += newer.open - len(adopted)  # those run already
+        self._pump(out, now)
+        return out
+
+    def halt(self, now: float) -> list[Action]:
+        """No rebalance goes on: what is queued is dropped, what runs is told to end."""
+        out: list[Action] = []
+        if self._pending is not None:
+            self._supersede(self._pending, out)
+            self._pending = None
+        if self._current is not None:
+            self._supersede(self._current, out)
         self._pump(out, now)
         return out
 
@@ -221,8 +238,7 @@ class Dispatcher:
         out: list[Action] = []
         for work in self._timeouts.due(now):
             self._out_of_time(work, now, out)
-        for work in self._slows.due(now):
-            out.append(HookSlow(_job(work)))
+        out += [HookSlow(_job(work)) for work in self._slows.due(now)]
         for work in self._graces.due(now):
             self._stuck(work, out)
         for work in self._backoffs.due(now):
@@ -248,6 +264,14 @@ class Dispatcher:
         """Whether nothing runs, nothing is queued and no rebalance is under way."""
         return (
             not self._runs and not self.queued and self._pending is None and self._current is None
+        )
+
+    def awaits(self, kind: HookKind) -> bool:
+        """Whether a hook for news of this kind is queued, or runs and still has time."""
+        return any(
+            work.spec.kind == kind and work.state is not State.ZOMBIE
+            for lane in self._lanes.values()
+            for work in lane.queue
         )
 
     @property
@@ -281,12 +305,15 @@ class Dispatcher:
     def _enqueue(self, work: Work, subject: Hashable | None = None) -> bool:
         """Puts work into its lanes; whether anyone should wait for it."""
         self.queued += 1
-        hook_lane = self._lane(_hook_key(work.spec))
-        hook_lane.enter(work)
-        if hook_lane.stuck:
-            return False
+        keys = [] if isinstance(work.event, _PARTITION_NEWS) else [_hook_key(work.spec)]
         if subject is not None:
-            self._lane(subject).enter(work)
+            keys.append(subject)
+        first, *others = map(self._lane, keys)
+        first.enter(work)
+        if first.stuck:
+            return False
+        for lane in others:
+            lane.enter(work)
         if not work.blocked:
             self._make_ready(work)
         return True
@@ -315,6 +342,7 @@ class Dispatcher:
     # -- partition changes: lanes by partition ----------------------------------------------
 
     def _enter_partition(self, change: Change, out: list[Action]) -> None:
+        change.entered = True
         lane = self._partitions.get(change.event.partition_id)
         if lane is None:
             lane = self._partitions[change.event.partition_id] = PartitionLane()
@@ -364,7 +392,14 @@ class Dispatcher:
 
     # -- rebalances -------------------------------------------------------------------------
 
-    def _supersede(self, old: Rebalance, out: list[Action]) -> None:
+    def _supersede(
+        self,
+        old: Rebalance,
+        out: list[Action],
+        newer: Rebalance | None = None,
+        wanted: Collection[str] = (),
+    ) -> None:
+        """Ends a rebalance early. What runs and is ``wanted`` still goes over to the newer one."""
         if old.superseded:
             return
         old.superseded = True
@@ -373,6 +408,11 @@ class Dispatcher:
                 continue
             work = change.work
             if work is not None and work.state is State.RUNNING:
+                if newer is not None and change.event.event_id in wanted:
+                    change.rebalance = newer
+                    newer.changes.append(change)
+                    self._one_less(old)
+                    continue
                 work.cancelled = True
                 out.append(CancelJob(_job(work).id, "superseded"))
                 continue
@@ -418,7 +458,8 @@ class Dispatcher:
         if rebalance.phase is Phase.STARTING and not rebalance.awaits:
             rebalance.phase = Phase.CHANGING
             for change in rebalance.changes:
-                self._enter_partition(change, out)
+                if not change.entered:
+                    self._enter_partition(change, out)
         if rebalance.phase is Phase.CHANGING and not rebalance.open:
             rebalance.phase = Phase.COMPLETING
             rebalance.changes = []
@@ -574,12 +615,12 @@ class Dispatcher:
                     self._fail_behind_zombie(change, partition, out)
             partition.queue.clear()
             return
-        hook_lane = zombie.lanes[0]
-        hook_lane.stuck = True
-        for work in list(hook_lane.queue):
+        first = zombie.lanes[0]
+        first.stuck = True
+        for work in list(first.queue):
             self._not_awaited(work)
             for lane in work.lanes:
-                if lane is not hook_lane:
+                if lane is not first:
                     self._leave_lane(lane, work)
 
 

@@ -132,6 +132,8 @@ class Executors:
         self._loop = _Loop(loop)
         self._closed = False
         self._ends: SimpleQueue[None] = SimpleQueue()
+        # The run that called close() from the loop: its end is the private loop's end.
+        self._last_on_loop: _Run | None = None
         self._is_coroutine: dict[int, bool] = {}
 
     def start(self, job: Job) -> None:
@@ -185,11 +187,8 @@ class Executors:
         run = self._runs.get(job_id)
         if run is None:
             return ""
-        if run.task is not None:
-            frames = run.task.get_stack(limit=20)
-            return "".join(
-                line for frame in frames for line in traceback.format_stack(frame, limit=1)
-            )
+        if run.on_loop:
+            return _where_awaiting(run.awaitable)
         frame = sys._current_frames().get(run.thread_id) if run.thread_id is not None else None
         return "" if frame is None else "".join(traceback.format_stack(frame, limit=20))
 
@@ -204,19 +203,27 @@ class Executors:
         """
         self._closed = True
         deadline = time.monotonic() + timeout
-        for job_id in list(self._runs):
-            self.cancel(job_id, "the kit is stopping")
-        while self._awaited() and (left := deadline - time.monotonic()) > 0:
+        own = self._own_run()
+        for run in self._running():
+            if run is not own:  # it asked for this, and shall see the end of it
+                self.cancel(run.job.id, "the kit is stopping")
+        while self._awaited(own) and (left := deadline - time.monotonic()) > 0:
             self.check()
             # Ends wake this at once; now and then it looks at the loop as well.
             with contextlib.suppress(Empty):
                 self._ends.get(timeout=min(left, 0.2))
         self._workers.close()
-        self._loop.close(max(0.0, deadline - time.monotonic()))
+        if own is not None and own.on_loop:
+            self._last_on_loop = own
+        else:
+            self._loop.close(max(0.0, deadline - time.monotonic()))
         return tuple(sorted(run.job.spec.name for run in self._running()))
 
-    def _awaited(self) -> bool:
+    def _own_run(self) -> _Run | None:
         own = _this_run.get(None)
+        return own if own is not None and self._runs.get(own.job.id) is own else None
+
+    def _awaited(self, own: _Run | None) -> bool:
         on_loop = self._loop.is_current()
         return any(run is not own and not (on_loop and run.on_loop) for run in self._running())
 
@@ -265,6 +272,13 @@ class Executors:
             return
         loop = asyncio.get_running_loop()
         run.task = loop.create_task(self._drive(run), name=run.job.spec.name, context=run.context)
+        # A task that is cancelled before its first step never enters its coroutine.
+        run.task.add_done_callback(lambda task: self._never_began(run))
+
+    def _never_began(self, run: _Run) -> None:
+        if run.job.id in self._runs:
+            _discard(run)
+            self._end(run, HookCancelledError("cancelled before it began"))
 
     async def _drive(self, run: _Run) -> None:
         # Nothing may leave this coroutine: asyncio lets SystemExit and KeyboardInterrupt of a
@@ -283,7 +297,8 @@ class Executors:
     def _loop_closed(self) -> None:
         for run in self._running():
             if run.on_loop:
-                _discard(run)
+                if run.task is None:
+                    _discard(run)
                 self._end(
                     run,
                     HookLoopError(
@@ -318,6 +333,8 @@ class Executors:
         self._report(JobEnded(job.id, error))
         if self._closed:
             self._ends.put(None)
+        if run is self._last_on_loop:
+            self._loop.close(0.0)
 
 
 class _Loop:
@@ -339,6 +356,9 @@ class _Loop:
         loop = self._loop
         if loop is None:
             loop = self._start_private()
+        if loop.is_closed():
+            self._steps.clear()
+            raise RuntimeError("the loop is closed")
         self._steps.append(step)
         if not self._woken:
             self._woken = True
@@ -419,5 +439,14 @@ def _cancel_task(run: _Run) -> None:
 
 def _discard(run: _Run) -> None:
     """Lets go of a coroutine that will not be awaited, without a warning about that."""
-    if run.task is None and inspect.iscoroutine(run.awaitable):
-        run.awaitable.close()
+    if inspect.iscoroutine(run.awaitable) and run.awaitable.cr_frame is not None:
+        with contextlib.suppress(Exception):
+            run.awaitable.close()
+
+
+def _where_awaiting(awaitable: object) -> str:
+    lines: list[str] = []
+    while inspect.iscoroutine(awaitable) and awaitable.cr_frame is not None:
+        lines += traceback.format_stack(awaitable.cr_frame, limit=1)
+        awaitable = awaitable.cr_await
+    return "".join(lines)

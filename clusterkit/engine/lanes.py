@@ -123,7 +123,17 @@ class Lane:
 class Change:
     """One partition change whose hooks run one after another, in a partition's lane."""
 
-    __slots__ = ("attempts", "error", "event", "index", "rebalance", "settled", "specs", "work")
+    __slots__ = (
+        "attempts",
+        "entered",
+        "error",
+        "event",
+        "index",
+        "rebalance",
+        "settled",
+        "specs",
+        "work",
+    )
 
     def __init__(
         self, event: PartitionChangeEvent, specs: tuple[HookSpec, ...], rebalance: Rebalance
@@ -135,6 +145,7 @@ class Change:
         self.work: Work | None = None
         self.attempts = 0
         self.error: BaseException | None = None
+        self.entered = False  # whether it is, or was, in its partition's lane
         self.settled = False
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_RETRY = 0.05
 _LAST_RETRY = 2.0
+_SOUND_SECONDS = 30.0  # a stream that lived this long was no failed attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +84,9 @@ class Watcher:
 
     def _run(self) -> None:
         retry = _FIRST_RETRY
+        failures = 0
         while not self._closed.is_set():
-            before = self._revision
+            before, opened = self._revision, time.monotonic()
             try:
                 self._follow()
             except CompactedError as e:
@@ -91,17 +94,20 @@ class Watcher:
             except StoreError as e:
                 if self._closed.is_set():
                     return
-                logger.warning(
+                logger.log(
+                    # Once an outage; the fencing of this node tells the rest.
+                    logging.DEBUG if failures else logging.WARNING,
                     "the watch broke and is being opened again: %s",
                     e,
                     extra={"ck_revision": self._revision},
                 )
+                failures += 1
                 self._report(WatchBroke(e))
             except Exception:
                 logger.exception("the watch failed in a way that is a defect; reading again")
                 self._reread("the watch failed")
-            if self._revision != before:
-                retry = _FIRST_RETRY
+            if self._revision != before or time.monotonic() - opened > _SOUND_SECONDS:
+                retry, failures = _FIRST_RETRY, 0
             # Jitter: a thousand nodes that lost the same server must not come back as one.
             self._closed.wait(retry * random.uniform(0.5, 1.5))
             retry = min(retry * 2, _LAST_RETRY)

@@ -79,7 +79,7 @@ class EmbeddedEtcd:
         self._args = tuple(args)
         self._port = client_port
         self._data_dir = data_dir
-        self._scratch: weakref.finalize[[], EmbeddedEtcd] | None = None
+        self._scratch: weakref.finalize[..., EmbeddedEtcd] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
 
@@ -175,7 +175,7 @@ class EmbeddedEtcd:
 
     def _make_data_dir(self) -> Path:
         self._data_dir = Path(tempfile.mkdtemp(prefix="clusterkit-etcd-"))
-        self._scratch = weakref.finalize(self, shutil.rmtree, self._data_dir, ignore_errors=True)
+        self._scratch = weakref.finalize(self, _remove, self._data_dir)
         return self._data_dir
 
     def _spawn(self, binary: Path, data_dir: Path, log: Path, client: int, health: int) -> None:
@@ -252,3 +252,7 @@ def _is_healthy(port: int) -> bool:
 def _tail(log: Path, start: int) -> str:
     text = log.read_bytes()[start:][-_LOG_TAIL_BYTES:].decode(errors="replace")
     return f"the end of its log, {log}:\n{text}"
+
+
+def _remove(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
