@@ -183,7 +183,8 @@ def reread(
 
 def _changes(old: State, new: State, touched: Iterable[str]) -> tuple[Change, ...]:
     changes: list[Change] = []
-    if new.config is not None and new.config != old.config:
+    # The first node makes the config as it joins: that is its join, not a change of settings.
+    if new.config is not None and old.config is not None and new.config != old.config:
         changes.append(ConfigChanged(new.config))
     arrivals: list[Change] = []
     for node_id in sorted(touched):

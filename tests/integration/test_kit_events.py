@@ -143,7 +143,11 @@ def test_seven_hooks_over_the_life_of_a_node(cluster: Cluster) -> None:
         assert {e.change_reason for e in recorder.changes()} == {"node_leave"}
         for e in recorder.changes():
             assert (e.old_primary == "c") == (e.partition_id in owned)
-            assert {n.id for n in e.copy_from_nodes} == {"a", "b"} - {e.copy_to_node.id}
+            # Of two holders one is left: it is the source, or is itself promoted.
+            others = {"a", "b"} - {e.copy_to_node.id}
+            sources = {n.id for n in e.copy_from_nodes}
+            assert sources == others if e.needs_data else sources <= others
+            assert e.needs_data or e.new_primary == e.copy_to_node.id
         health = recorder.one(ClusterHealthEvent)
         assert (health.status, health.unhealthy_node_ids) == ("degraded", ("c",))
         assert (health.healthy_nodes, health.unhealthy_nodes, health.total_nodes) == (2, 1, 3)
@@ -171,7 +175,8 @@ def test_seven_hooks_over_the_life_of_a_node(cluster: Cluster) -> None:
         assert not recorder.of(NodeJoinEvent)
     rejoins = [recorder.one(NodeRejoinEvent) for recorder in recorders]
     assert rejoins[0] == rejoins[1]
-    assert {abs(leave.timestamp - rejoins[0].last_seen_at) < timedelta(seconds=2) for leave in leaves if rejoins[0].last_seen_at} == {True}
+    # Who saw it leave wrote down when.
+    assert rejoins[0].last_seen_at in {leave.timestamp for leave in leaves}
     for recorder in recorders:
         recorder.clear()
 
@@ -276,17 +281,21 @@ def test_each_phase_waits_for_the_one_before(cluster: Cluster) -> None:
 def test_a_burst_of_changes_is_one_rebalance_and_all_of_its_node_events(
     threads_cluster: Cluster,
 ) -> None:
+    threads_cluster.defaults["settle_time"] = 2
     recorder = Recorder()
-    a = threads_cluster.node("a", hooks=recorder, settle_time=2)
+    a = threads_cluster.node("a", hooks=recorder)
     recorder.rebalanced("node_join", "a")
     recorder.clear()
     for node_id in ("b", "c"):
         threads_cluster.node(node_id)
-    c = threads_cluster.node("d")
-    c.stop()
+    threads_cluster.node("d").stop()
     recorder.rebalanced("rebalance", None)
     assert [e.node.id for e in recorder.of(NodeJoinEvent)] == ["b", "c", "d"]
     assert recorder.one(NodeLeaveEvent).node.id == "d"
     assert len(recorder.starts) == 1
-    assert {e.copy_to_node.id for e in recorder.changes() if e.needs_data} == {"b", "c"}
+    # Nobody but a had any data yet, so a is a source of every copy, and nothing is lost.
+    assert not recorder.of(PartitionLostEvent)
+    copies = [e for e in recorder.changes() if e.needs_data and e.copy_to_node.id != "a"]
+    assert copies
+    assert all("a" in {n.id for n in e.copy_from_nodes} for e in copies)
     assert a.kit.owed() == ()
