@@ -72,9 +72,7 @@ def test_a_user_may_do_everything_within_its_role(store: EtcdStore) -> None:
 @pytest.mark.parametrize(
     "username, password", [("app", "wrong"), ("nobody", "app-secret"), (None, None)]
 )
-def test_wrong_credentials(
-    etcd: EmbeddedEtcd, username: str | None, password: str | None
-) -> None:
+def test_wrong_credentials(etcd: EmbeddedEtcd, username: str | None, password: str | None) -> None:
     with closing(EtcdStore([etcd.endpoint], username=username, password=password)) as store:
         calls = (
             lambda: store.range(b"/app/", timeout=TIMEOUT),

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import grpc
@@ -102,8 +102,8 @@ def test_the_next_endpoint_serves_when_the_first_does_not(
     """Each call with a store of its own, so that each meets the bad endpoint first."""
     endpoints = [request.getfixturevalue(bad), etcd.endpoint]
 
-    def store() -> contextlib.closing[EtcdStore]:
-        return closing(EtcdStore(endpoints, connect_timeout=0.3))
+    def store(connect_timeout: float = 60) -> contextlib.closing[EtcdStore]:
+        return closing(EtcdStore(endpoints, connect_timeout=connect_timeout))
 
     with store() as s:
         assert s.txn(put(b"/failover"), timeout=2).succeeded
@@ -120,7 +120,7 @@ def test_the_next_endpoint_serves_when_the_first_does_not(
         assert s.server_version(timeout=1)
     with store() as s:
         revision = s.range(b"/failover", timeout=1).kvs[0].mod_revision
-    with store() as s, closing(s.watch(b"/failover", revision)) as watch:
+    with store(0.3) as s, closing(s.watch(b"/failover", revision)) as watch:
         assert next(iter(watch)).revision == revision
 
 
@@ -138,9 +138,9 @@ def test_a_call_stays_with_the_endpoint_that_served(etcd: EmbeddedEtcd, frozen: 
 def test_an_endpoint_that_does_not_serve_is_an_error_in_time(
     bad: str, request: pytest.FixtureRequest
 ) -> None:
-    endpoint = request.getfixturevalue(bad)
+    endpoint: str = request.getfixturevalue(bad)
     with closing(EtcdStore([endpoint], connect_timeout=0.5)) as store:
-        calls = [
+        calls: list[Callable[[], object]] = [
             lambda: store.range(b"/", timeout=0.5),
             lambda: store.txn(put(b"/a"), timeout=0.5),
             lambda: store.grant(5, timeout=0.5),

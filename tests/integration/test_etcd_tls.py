@@ -83,9 +83,7 @@ def test_a_client_with_all_files(etcd: EmbeddedEtcd, certificates: Path) -> None
             assert next(iter(watch)).revision == revision
 
 
-def test_what_does_not_fit_is_an_error_that_says_so(
-    etcd: EmbeddedEtcd, certificates: Path
-) -> None:
+def test_what_does_not_fit_is_an_error_that_says_so(etcd: EmbeddedEtcd, certificates: Path) -> None:
     cases: list[tuple[TLSFiles | None, str]] = [
         (files(certificates, server_name=None), "(?i)hostname|peer name"),
         (files(certificates, ca="other-ca"), "(?i)certificate.verify.failed"),

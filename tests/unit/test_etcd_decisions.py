@@ -1,4 +1,4 @@
-"""What the etcd adapter decides without a server: meanings of errors, addresses, whole revisions."""
+"""What the adapter decides without a server: meanings of errors, addresses, whole revisions."""
 
 from __future__ import annotations
 
@@ -134,7 +134,13 @@ def test_options_that_cannot_work_together() -> None:
 
 @pytest.mark.parametrize(
     "prefix, end",
-    [(b"/a/", b"/a0"), (b"a\xff", b"b"), (b"a\xfe\xff\xff", b"a\xff"), (b"\xff", b"\0"), (b"", b"\0")],
+    [
+        (b"/a/", b"/a0"),
+        (b"a\xff", b"b"),
+        (b"a\xfe\xff\xff", b"a\xff"),
+        (b"\xff", b"\0"),
+        (b"", b"\0"),
+    ],
 )
 def test_the_end_of_a_prefix(prefix: bytes, end: bytes) -> None:
     assert prefix_end(prefix) == end
