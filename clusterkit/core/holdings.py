@@ -137,18 +137,20 @@ class Holdings:
     ) -> list[str]:
         """Whom to copy from: those proven to have the data, the old primary first, then by receipt.
 
-        A node that this same change makes a holder is never among them; one that an earlier change
-        made a holder and that has not proved itself yet comes last, as it may have a part.
+        A node that this same change makes a holder is never among them, unless it is a keeper that
+        comes back: it may have missed writes, and may yet be the only one that has the rest. Those
+        that have not proved themselves since they became holders come last, as they may have a part.
         """
         proven: list[str] = []
         doubtful: list[str] = []
-        for node_id in dict.fromkeys((*self._keepers.get(gain.index, ()), *row)):
+        keepers = self._keepers.get(gain.index, ())
+        for node_id in dict.fromkeys((*keepers, *row)):
             if node_id == gain.node_id or node_id not in members:
                 continue
             since = self._unproven.get(node_id, {}).get(gain.index)
             if since is None:
                 proven.append(node_id)
-            elif since < gain.epoch:
+            elif since < gain.epoch or node_id in keepers:
                 doubtful.append(node_id)
 
         def rank(node_id: str) -> tuple[bool, int]:
