@@ -134,7 +134,7 @@ class Updated:
 
 @dataclass(frozen=True, slots=True)
 class ConfigChanged:
-    """What all nodes agree on was set, or changed by an administrator."""
+    """What all nodes agree on was changed by an administrator."""
 
     config: ClusterConfig
 
@@ -183,7 +183,8 @@ def reread(
 
 def _changes(old: State, new: State, touched: Iterable[str]) -> tuple[Change, ...]:
     changes: list[Change] = []
-    if new.config is not None and new.config != old.config:
+    # The first config is part of the first join, which tells of itself.
+    if old.config is not None and new.config is not None and new.config != old.config:
         changes.append(ConfigChanged(new.config))
     arrivals: list[Change] = []
     for node_id in sorted(touched):

@@ -11,9 +11,8 @@ from collections.abc import Hashable
 from enum import Enum
 from typing import Generic, TypeVar
 
-from clusterkit.events import Event, PartitionChangeEvent, RebalanceEvent
-from clusterkit.hooks import HookSpec
-
+from ..events import Event, PartitionChangeEvent, RebalanceEvent
+from ..hooks import HookSpec
 from .jobs import Job
 
 K = TypeVar("K", bound=Hashable)

@@ -237,6 +237,8 @@ class Machine:
             self._keys, self._state, read.kvs, read.revision, read.cluster_id
         )
         self._advance(new, changes, at, seen=False)
+        # Somebody else may have been the owner in between: ownership is dated anew.
+        self._owned_since, self._published = {}, None
         self._departures.found(new, at.mono)
         return self._done(at)
 
@@ -629,11 +631,12 @@ class Machine:
             return None
         if session is not None and session.nonce != self._owner_nonce:
             self._owner_nonce, self._owned_since = session.nonce, {}
-        self._owned_since = {
-            index: self._owned_since.get(index, self._state.epoch)
-            for index, row in enumerate(self._rows)
-            if session is not None and row and row[0] == self._me
-        }
+        if last is None or last.rows is not self._rows or last.session is not session:
+            self._owned_since = {
+                index: self._owned_since.get(index, self._state.epoch)
+                for index, row in enumerate(self._rows)
+                if session is not None and row and row[0] == self._me
+            }
         self._published = Snapshot(
             kit_state=self._kit_state,
             view=view_of(self._state, self._rows),
