@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import get_args
 
-import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 

@@ -155,9 +155,7 @@ def _rebalances(life: Life) -> None:
             if not within or _over_by(change, complete.place):
                 continue
             later = [
-                plan
-                for plan in life.dispatcher.plans
-                if change.place < plan.place < complete.place
+                plan for plan in life.dispatcher.plans if change.place < plan.place < complete.place
             ]
             adopted = any(change.event.event_id in plan.wanted for plan in later)
             assert adopted, "a rebalance completed before its changes were over"

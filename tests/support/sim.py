@@ -11,6 +11,7 @@ once fails again.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import threading
@@ -21,6 +22,7 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from clusterkit.core import codec
+from clusterkit.core.hashing import partition_index
 from clusterkit.core.keys import Keys
 from clusterkit.core.placement import Row
 from clusterkit.core.records import (
@@ -232,7 +234,11 @@ class Life:
 
     def start(self) -> None:
         """Joins; the rest of the simulation goes on meanwhile."""
-        read = self.store.range(self.sim.keys.root, timeout=_CALL)
+        try:
+            read = self.store.range(self.sim.keys.root, timeout=_CALL)
+        except StoreError:
+            self.running = False  # cut off before it began
+            return
         self.revision = read.revision
         self.next = len(self.sim.log)
         self.tell(self.machine.begin(read, self.at()))
@@ -267,10 +273,8 @@ class Life:
         self.running = False
         self.cancelled.set()
         if session is not None and not session.lost:
-            try:
+            with contextlib.suppress(StoreError):  # cut off: the lease will expire
                 self.joiner.leave(session, ())
-            except StoreError:
-                pass  # cut off: the lease will expire
 
     def crash(self) -> None:
         self.running = False
@@ -534,9 +538,9 @@ class Simulation:
 
     def _check_fenced(self, node_id: str, incarnation: str) -> None:
         for life in self.lives:
-            if life.incarnation == incarnation and life.running and life.session is not None:
-                if life.session.proven(self.clock.monotonic()):
-                    self.faults.append(f"{node_id} believed in its lease after it had ended")
+            session = life.session if life.running and life.incarnation == incarnation else None
+            if session is not None and session.proven(self.clock.monotonic()):
+                self.faults.append(f"{node_id} believed in its lease after it had ended")
 
     def published(self, snapshot: Snapshot) -> None:
         rows = self.rows.setdefault(snapshot.epoch, snapshot.rows)
@@ -567,12 +571,20 @@ class Simulation:
             return None
         if partition in mine:
             return None
-        if event.copy_from_nodes:
-            for source in event.copy_from_nodes:
-                if source.id in alive and partition in self.data.get(alive[source.id], {}):
-                    mine[partition] = gained
-                    return None
-            return CopyError(f"none of {[n.id for n in event.copy_from_nodes]} has {partition}")
+        index = partition_index(partition)
+        assert index is not None
+        for source in event.copy_from_nodes:
+            stay = alive.get(source.id)
+            if stay is None:
+                return CopyError(f"{source.id} does not answer")
+            if partition in self.data.get(stay, {}):
+                mine[partition] = gained
+                return None
+        for source in event.copy_from_nodes:
+            holder = self.life(source.id)
+            if holder is None or holder.machine.ledger.pending_for(index, source.id):
+                return CopyError(f"{source.id} has yet to get {partition} itself")
+        # Nobody has it, and nobody will: the application begins anew.
         for other in alive.values():
             since = self.data.get(other, {}).get(partition)
             if since is not None and since < gained:
