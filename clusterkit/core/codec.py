@@ -132,8 +132,8 @@ def decode_config(data: bytes) -> ClusterConfig:
         raise CodecError("a cluster config without partitions, replication factor, hash or version")
     if m.partitions > MAX_PARTITIONS or m.key_hash not in KEY_HASHES:
         raise CodecError(
-            f"a cluster config with {m.partitions} partitions and the key hash {m.key_hash!r}, which "
-            "this release cannot serve"
+            f"a cluster config with {m.partitions} partitions and the key hash {m.key_hash!r}, "
+            "which this release cannot serve"
         )
     return ClusterConfig(
         m.partitions, m.replication_factor, m.key_hash, m.algorithm_version, m.seed

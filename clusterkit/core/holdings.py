@@ -37,7 +37,11 @@ class Holdings:
         self._keepers: dict[int, tuple[str, ...]] = {}
 
     def assume(
-        self, rows: Sequence[Row], nonces: Mapping[str, str], receipts: Mapping[str, Receipt], epoch: int
+        self,
+        rows: Sequence[Row],
+        nonces: Mapping[str, str],
+        receipts: Mapping[str, Receipt],
+        epoch: int,
     ) -> None:
         """Takes a first reading: whoever has no receipt for this epoch has yet to prove itself."""
         behind = {
@@ -52,7 +56,13 @@ class Holdings:
                     self._doubt(node_id, index, epoch)
 
     def advance(
-        self, old: Sequence[Row], new: Sequence[Row], *, epoch: int, reset: Collection[str], gone: Collection[str]
+        self,
+        old: Sequence[Row],
+        new: Sequence[Row],
+        *,
+        epoch: int,
+        reset: Collection[str],
+        gone: Collection[str],
     ) -> list[Gain]:
         """Passes from one assignment to the next; the gains are in the order of the partitions.
 
@@ -63,7 +73,7 @@ class Holdings:
             reset: The nodes whose copies are worthless: they are back with a new registration.
             gone: The nodes that are no members any more.
         """
-        # Whoever is gone or reset was in the row before, so each of these partitions comes up below.
+        # Whoever is gone or reset was in the row before: each of these partitions comes up below.
         for node_id in (*gone, *reset):
             for index in self._unproven.pop(node_id, ()):
                 self._uncount(index)
@@ -72,9 +82,16 @@ class Holdings:
             before = old[index] if index < len(old) else ()
             if before == row and not (reset and any(n in reset for n in row)):
                 continue
-            kept = [n for n in (*self._keepers.get(index, ()), *before) if n not in reset and n not in gone]
+            kept = [
+                n
+                for n in (*self._keepers.get(index, ()), *before)
+                if n not in reset and n not in gone
+            ]
             for node_id in before:
-                if node_id not in row and self._unproven.get(node_id, {}).pop(index, None) is not None:
+                if (
+                    node_id not in row
+                    and self._unproven.get(node_id, {}).pop(index, None) is not None
+                ):
                     kept = [n for n in kept if n != node_id]  # it never got the data
                     self._uncount(index)
             for place, node_id in enumerate(row):

@@ -14,7 +14,6 @@ Kind: TypeAlias = Literal[
 ]
 
 
-
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """A key of ours: what it is, and of which node (and incarnation), empty if of none."""

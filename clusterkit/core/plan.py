@@ -171,7 +171,13 @@ class Ledger:
         return (index, node_id) in self.entries
 
     def plan(
-        self, rows: Sequence[Row], state: State, holdings: Holdings, cause: Cause, event_id: str, now: datetime
+        self,
+        rows: Sequence[Row],
+        state: State,
+        holdings: Holdings,
+        cause: Cause,
+        event_id: str,
+        now: datetime,
     ) -> tuple[RebalanceEvent, list[PartitionChangeEvent]]:
         """Everything that is owed, as one rebalance from the rows planned last to ``rows``."""
         before = self._planned
