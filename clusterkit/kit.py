@@ -1,4 +1,4 @@
-"""The asyncio face: ``async with ClusterKit(...) as ck``. For threads see :mod:`clusterkit.sync`."""
+"""The face for asyncio: ``async with ClusterKit(...) as ck``; for threads: ``clusterkit.sync``."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ class ClusterKit(KitBase):
             StoreError: etcd cannot be asked.
             KitStateError: The kit is started already.
         """
-        starting = asyncio.ensure_future(
-            asyncio.to_thread(self._begin, asyncio.get_running_loop())
-        )
+        starting = asyncio.ensure_future(asyncio.to_thread(self._begin, asyncio.get_running_loop()))
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:

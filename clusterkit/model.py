@@ -20,12 +20,14 @@ class KitState(StrEnum):
 
     ::
 
-        NEW ──start()──► JOINING ──joined──► JOINED ──lease in doubt──► FENCED ──lease proven, or
-                            │                  │  ▲                        │    joined again──► JOINED
-                            │                  │  └────────────────────────┘
-                            └─start fails─► STOPPED ◄──stop()── any      JOINED, FENCED ──removed by an
-                                                                         administrator, or replaced──► REMOVED
-        STOPPED ──start()──► JOINING        REMOVED ──rejoin()──► JOINING
+        NEW     ──start()──►                              JOINING
+        JOINING ──joined──►                               JOINED
+        JOINING ──the start fails──►                      STOPPED
+        JOINED  ──the lease is in doubt, or lost──►       FENCED
+        FENCED  ──the lease proven, or joined again──►    JOINED
+        JOINED, FENCED ──removed, or the id taken over──► REMOVED
+        any     ──stop()──►                               DRAINING ──left──► STOPPED
+        STOPPED ──start()──►                              JOINING
     """
 
     NEW = "new"

@@ -131,7 +131,7 @@ class Watch(Protocol):
     """A running watch. Iterating blocks; it is done from one thread.
 
     The iterator ends only by ``close()`` (StopIteration); else it raises: ``CompactedError``,
-    ``StoreUnavailableError``, ``StoreAuthError``, ``StoreError``. After any of these the watch is over.
+    ``StoreUnavailableError``, ``StoreAuthError``, ``StoreError``. After these the watch is over.
     """
 
     def __iter__(self) -> Iterator[WatchBatch]: ...
@@ -151,7 +151,7 @@ class Store(Protocol):
     """
 
     def range(self, prefix: bytes, *, timeout: float) -> RangeResult:
-        """Reads all keys that begin with ``prefix``, linearizably, at one revision, sorted by key."""
+        """Reads all keys that begin with ``prefix``, linearizably, at one revision, in order."""
         ...
 
     def txn(self, txn: Txn, *, timeout: float) -> TxnResult:

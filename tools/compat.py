@@ -6,7 +6,8 @@ In each, the unit and contract tests run (the latter against a real etcd), and t
 demo``, which is the whole way through: etcd, gRPC, processes, hooks.
 
 Not the full product of versions: protobuf is what depends on its version here, so the oldest
-Python gets all three, the others the newest and, in turn, one of the older ones.
+Python gets all three, the others the newest and, in turn, one of the older ones. One more
+environment, on the oldest Python, has the oldest of every dependency that is allowed.
 
 Usage: ``python tools/compat.py [--only py3.12-protobuf6] [--keep]``. Standard library only.
 """
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,13 +47,9 @@ print(platform.python_version(), *map(version, ("protobuf", "grpcio", "pydantic"
 class Cell:
     """One environment of the table."""
 
-    version: str
+    name: str
     python: str
-    protobuf: int
-
-    @property
-    def name(self) -> str:
-        return f"py{self.version}-protobuf{self.protobuf}"
+    pins: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,7 @@ class StepError(Exception):
 
 def run(command: list[str], *, cwd: Path, timeout: float) -> str:
     """Runs a command to its end and returns what it printed, both streams in one."""
+    name = f"{Path(command[0]).name} {command[1]}"
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
     try:
         done = subprocess.run(
@@ -87,9 +86,9 @@ def run(command: list[str], *, cwd: Path, timeout: float) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired as e:
-        raise StepError(f"not done after {timeout:.0f} s", str(e.stdout or "")) from e
+        raise StepError(f"{name}: not done after {timeout:.0f} s", str(e.stdout or "")) from e
     if done.returncode != 0:
-        raise StepError(f"exit code {done.returncode}", done.stdout)
+        raise StepError(f"{name}: exit code {done.returncode}", done.stdout)
     return done.stdout
 
 
@@ -125,9 +124,18 @@ def choose(pythons: dict[str, str]) -> list[Cell]:
     older = PROTOBUFS[:-1]
     cells = []
     for i, (version, path) in enumerate(pythons.items()):
+        if i == 0:
+            cells.append(Cell(f"py{version}-floors", path, floors()))
         wanted = PROTOBUFS if i == 0 else (older[-i % len(older)], PROTOBUFS[-1])
-        cells += [Cell(version, path, protobuf) for protobuf in wanted]
+        cells += [Cell(f"py{version}-protobuf{p}", path, (f"protobuf=={p}.*",)) for p in wanted]
     return cells
+
+
+def floors() -> tuple[str, ...]:
+    """The oldest version that ``pyproject.toml`` allows of each dependency, as pins."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    found = [re.match(r"([\w-]+)>=([\d.]+)", text) for text in project["dependencies"]]
+    return tuple(f"{m[1]}=={m[2]}.*" for m in found if m is not None)
 
 
 def try_cell(cell: Cell, wheel: Path, work: Path) -> str:
@@ -148,12 +156,12 @@ def try_cell(cell: Cell, wheel: Path, work: Path) -> str:
     run([cell.python, "-m", "venv", str(home / "venv")], cwd=home, timeout=120)
     bin_dir = home / "venv" / "bin"
     python = str(bin_dir / "python")
-    requirements = [f"{wheel}[cli,embedded]", f"protobuf=={cell.protobuf}.*", *TEST_TOOLS]
+    requirements = [f"{wheel}[cli,embedded]", *cell.pins, *TEST_TOOLS]
     quiet = ["--quiet", "--disable-pip-version-check"]
     run([python, "-m", "pip", "install", *quiet, *requirements], cwd=home, timeout=600)
     versions = run([python, "-c", WHAT_IS_THERE], cwd=tests, timeout=60).strip()
-    suites = ["tests/unit", "tests/contract"]
-    run([str(bin_dir / "pytest"), "-q", "-n", "2", *suites], cwd=tests, timeout=600)
+    pytest = [str(bin_dir / "pytest"), "-q", "-n", "2", "-m", "not repository"]
+    run([*pytest, "tests/unit", "tests/contract"], cwd=tests, timeout=600)
     run([str(bin_dir / "clusterkit"), "demo", "--json"], cwd=tests, timeout=180)
     return versions
 

@@ -133,7 +133,7 @@ class Updated:
 
 @dataclass(frozen=True, slots=True)
 class ConfigChanged:
-    """What all nodes agree on was set, or changed by an administrator."""
+    """What all nodes agree on was changed, or mended, by an administrator."""
 
     config: ClusterConfig
 
@@ -195,7 +195,8 @@ def _agreed(old: State, new: State) -> State:
 
 def _changes(old: State, new: State, touched: Iterable[str]) -> tuple[Change, ...]:
     changes: list[Change] = []
-    made = old.config is None and not old.members  # part of the first join, which says it all
+    # The first config is part of the first join, which tells of itself.
+    made = old.config is None and not old.members
     if new.config is not None and new.config != old.config and not made:
         changes.append(ConfigChanged(new.config))
     arrivals: list[Change] = []

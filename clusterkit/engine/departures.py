@@ -46,7 +46,9 @@ class Departures:
         self._node_id = node_id
         self._pending: dict[str, _Pending] = {}
 
-    def saw(self, left: Left, state: State, old_rows: Sequence[Row], now: float, wall: datetime) -> None:
+    def saw(
+        self, left: Left, state: State, old_rows: Sequence[Row], now: float, wall: datetime
+    ) -> None:
         """A stay was seen to end by expiry in this very revision."""
         node_id = left.record.node.id
         owned, replica = held_by(node_id, old_rows)

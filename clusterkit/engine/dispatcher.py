@@ -7,14 +7,16 @@ seconds of a clock that never runs backwards.
 What it promises:
 
 * News (of nodes, health, fencing) start at once, except that two hooks about the same node, and
-  two runs of the same hook function, run in the order in which the news came.
+  two runs of the same hook function, run in the order in which the news came. News of a partition
+  (its role, its end) wait for each other only if they are about the same partition.
 * One rebalance: the node hooks from before it are over → its start hooks are over → its partition
   changes, those of one partition one after another, and the hooks of one change in the order of
   their registration → its complete hooks. Exactly one complete for each start, in that order.
 * At most ``max_concurrent`` runs at once, of which partition changes take all but ``reserved``.
-* A newer rebalance supersedes the one before: what is queued of it is dropped, what runs is told
-  to end, its complete hooks run, and then the newer one starts; or after ``grace`` seconds, if
-  the older one is not over by then. One that had not begun yet vanishes without a trace.
+* A newer rebalance supersedes the one before: what is queued of it is dropped; what runs goes over
+  to the newer one if that wants the same change, and is told to end if not; then its complete
+  hooks run, and then the newer one starts; or after ``grace`` seconds, if the older one is not
+  over by then. One that had not begun yet vanishes without a trace.
 * A run that is out of time is a *zombie*: reported, told to end, failed, its slot given back, and
   nobody waits for it; but what stands behind it in its lanes waits until it has really ended.
   After ``grace`` seconds more the lanes are *stuck*: changes of that partition fail (they are
@@ -27,14 +29,12 @@ What it promises:
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from datetime import timedelta
 from typing import Literal
 
-from clusterkit.errors import ClusterKitError
-from clusterkit.events import (
+from ..errors import ClusterKitError
+from ..events import (
     Event,
     NodeJoinEvent,
     NodeLeaveEvent,
@@ -45,8 +45,7 @@ from clusterkit.events import (
     PartitionRoleEvent,
     RebalanceEvent,
 )
-from clusterkit.hooks import DEFAULT, HookCancelledError, HookKind, HookSpec
-
+from ..hooks import HookCancelledError, HookKind, HookSpec
 from .jobs import (
     Action,
     CancelJob,
@@ -55,17 +54,14 @@ from .jobs import (
     HookFailed,
     HookSlow,
     HookTimedOut,
-    Job,
     RebalanceCompleted,
     RebalanceStarted,
-    StartJob,
 )
-from .lanes import Change, Deadlines, Lane, PartitionLane, Phase, Rebalance, State, Work
+from .lanes import Change, Lane, PartitionLane, Phase, Rebalance, State, Work
+from .slots import Slots, job_of
 
 _NODE_EVENTS = (NodeJoinEvent, NodeRejoinEvent, NodeLeaveEvent)
 _PARTITION_NEWS = (PartitionRoleEvent, PartitionDropEvent, PartitionLostEvent)
-_FIRST_BACKOFF_SECONDS = 0.1
-_LONGEST_BACKOFF_SECONDS = 10.0
 
 
 class HookTimeoutError(ClusterKitError, TimeoutError):
@@ -90,8 +86,6 @@ class Dispatcher:
             others wait behind a run that is out of time.
 
     Attributes:
-        running: Runs in a slot.
-        queued: Hooks of news, and changes, that are neither running nor over.
         failures: Runs that raised or ran out of time, so far.
         rebalances: Rebalances begun, so far.
     """
@@ -109,14 +103,15 @@ class Dispatcher:
         grace: float = 5.0,
     ) -> None:
         self._node_id = node_id
-        self._slots = max_concurrent
-        self._change_slots = max(1, max_concurrent - reserved)
-        self._hook_timeout = hook_timeout
-        self._migration_timeout = migration_timeout
-        self._slow_after = slow_after
         self._grace = grace
-        self.running = 0
-        self.queued = 0
+        self._slots = Slots(
+            max_concurrent=max_concurrent,
+            reserved=reserved,
+            hook_timeout=hook_timeout,
+            migration_timeout=migration_timeout,
+            slow_after=slow_after,
+            grace=grace,
+        )
         self.failures = 0
         self.rebalances = 0
 
@@ -131,22 +126,12 @@ class Dispatcher:
             spec.partitions is not None or spec.reasons is not None for spec in changes
         )
 
-        self._job_ids = itertools.count(1)
-        self._runs: dict[int, Work] = {}
-        self._running_changes = 0
-        self._zombies: dict[int, Work] = {}
-        self._ready_news: deque[Work] = deque()
-        self._ready_changes: deque[Work] = deque()
         self._lanes: dict[Hashable, Lane] = {}
         self._partitions: dict[str, PartitionLane] = {}
         self._node_news: set[Work] = set()
         self._pending: Rebalance | None = None
         self._current: Rebalance | None = None
         self._to_proceed: list[Rebalance] = []
-        self._timeouts: Deadlines[Work] = Deadlines()
-        self._slows: Deadlines[Work] = Deadlines()
-        self._backoffs: Deadlines[Work] = Deadlines()
-        self._graces: Deadlines[Work] = Deadlines()
 
     # -- what it is told --------------------------------------------------------------------
 
@@ -180,38 +165,50 @@ class Dispatcher:
             replayed: The event ids of those that were delivered before.
         """
         out: list[Action] = []
-        not_before = now
+        newer = Rebalance(event, now, set(self._node_news))
+        newer.replayed = frozenset(replayed)
+        wanted = {change.event_id for change in changes}
         if self._pending is not None:
             # The wait goes on from where it began, or a steady stream would never get through.
-            not_before = self._pending.not_before
-            self._supersede(self._pending, out)
+            newer.not_before = self._pending.not_before
+            self._supersede(self._pending, out, newer, wanted)
         elif self._current is not None:
-            not_before = now + self._grace
-            self._supersede(self._current, out)
-        newer = self._pending = Rebalance(event, not_before, set(self._node_news))
-        newer.replayed = frozenset(replayed)
+            newer.not_before = now + self._grace
+            self._supersede(self._current, out, newer, wanted)
+        self._pending = newer
+        adopted = {change.event.event_id for change in newer.changes}
         for change in changes:
+            if change.event_id in adopted:
+                continue
             specs = self._wanting(change)
             if specs:
                 newer.changes.append(Change(change, specs, newer))
             else:
                 out.append(ChangeSettled(change, True, None, 0))
         newer.open = len(newer.changes)
-        self.queued += newer.open
+        self._slots.queued += newer.open - len(adopted)  # those run already
+        self._pump(out, now)
+        return out
+
+    def halt(self, now: float) -> list[Action]:
+        """No rebalance goes on: what is queued is dropped, what runs is told to end."""
+        out: list[Action] = []
+        if self._pending is not None:
+            self._supersede(self._pending, out)
+            self._pending = None
+        if self._current is not None:
+            self._supersede(self._current, out)
         self._pump(out, now)
         return out
 
     def ended(self, job_id: int, error: BaseException | None, now: float) -> list[Action]:
         """A job has really ended: with ``error``, or well. A job that is not known is ignored."""
         out: list[Action] = []
-        work = self._runs.pop(job_id, None)
+        work = self._slots.ended(job_id)
         if work is not None:
             if work.state is State.ZOMBIE:
-                self._zombies.pop(job_id)
-                self._graces.cancel(work, self._grace)
                 self._let_go(work)
             else:
-                self._leave_slot(work)
                 self._run_over(work, error, now, out)
             self._pump(out, now)
         return out
@@ -219,14 +216,12 @@ class Dispatcher:
     def tick(self, now: float) -> list[Action]:
         """The time has come that ``wake_at()`` named. At any other time it does no harm."""
         out: list[Action] = []
-        for work in self._timeouts.due(now):
+        for work in self._slots.due_timeouts(now):
             self._out_of_time(work, now, out)
-        out += [HookSlow(_job(work)) for work in self._slows.due(now)]
-        for work in self._graces.due(now):
+        out += [HookSlow(job_of(work)) for work in self._slots.due_slow(now)]
+        for work in self._slots.due_stuck(now):
             self._stuck(work, out)
-        for work in self._backoffs.due(now):
-            work.attempt += 1
-            self._make_ready(work)
+        self._slots.retry(now)
         self._pump(out, now)
         return out
 
@@ -234,25 +229,38 @@ class Dispatcher:
 
     def wake_at(self) -> float | None:
         """When ``tick()`` is due next; None if nothing depends on the time."""
-        times = [
-            deadlines.first()
-            for deadlines in (self._timeouts, self._slows, self._backoffs, self._graces)
-        ]
+        times = [self._slots.wake_at()]
         if self._pending is not None and not self._pending.awaits and self._current is not None:
             times.append(self._pending.not_before)
         return min((time for time in times if time is not None), default=None)
 
     @property
+    def running(self) -> int:
+        """Runs in a slot."""
+        return self._slots.running
+
+    @property
+    def queued(self) -> int:
+        """Hooks of news, and changes, that are neither running nor over."""
+        return self._slots.queued
+
+    @property
     def idle(self) -> bool:
         """Whether nothing runs, nothing is queued and no rebalance is under way."""
-        return (
-            not self._runs and not self.queued and self._pending is None and self._current is None
+        return self._slots.empty and self._pending is None and self._current is None
+
+    def awaits(self, kind: HookKind) -> bool:
+        """Whether a hook for news of this kind is queued, or runs and still has time."""
+        return any(
+            work.spec.kind == kind and work.state is not State.ZOMBIE
+            for lane in self._lanes.values()
+            for work in lane.queue
         )
 
     @property
     def zombies(self) -> tuple[str, ...]:
         """The names of the hooks of runs that are out of time and have not ended."""
-        return tuple(work.spec.name for work in self._zombies.values())
+        return tuple(work.spec.name for work in self._slots.zombies.values())
 
     @property
     def change_interest(self) -> Literal["none", "mine", "all"]:
@@ -279,15 +287,18 @@ class Dispatcher:
 
     def _enqueue(self, work: Work, subject: Hashable | None = None) -> bool:
         """Puts work into its lanes; whether anyone should wait for it."""
-        self.queued += 1
-        hook_lane = self._lane(_hook_key(work.spec))
-        hook_lane.enter(work)
-        if hook_lane.stuck:
-            return False
+        self._slots.queued += 1
+        keys = [] if isinstance(work.event, _PARTITION_NEWS) else [_hook_key(work.spec)]
         if subject is not None:
-            self._lane(subject).enter(work)
+            keys.append(subject)
+        first = self._lane(keys[0])
+        first.enter(work)
+        if first.stuck:
+            return False
+        for key in keys[1:]:
+            self._lane(key).enter(work)
         if not work.blocked:
-            self._make_ready(work)
+            self._slots.ready(work)
         return True
 
     def _lane(self, key: Hashable) -> Lane:
@@ -301,7 +312,7 @@ class Dispatcher:
         if not lane.queue:
             del self._lanes[lane.key]
         if freed is not None:
-            self._make_ready(freed)
+            self._slots.ready(freed)
 
     def _not_awaited(self, work: Work) -> None:
         """Nobody waits for this work any more: it is over, out of time, or hopelessly behind."""
@@ -314,6 +325,7 @@ class Dispatcher:
     # -- partition changes: lanes by partition ----------------------------------------------
 
     def _enter_partition(self, change: Change, out: list[Action]) -> None:
+        change.entered = True
         lane = self._partitions.get(change.event.partition_id)
         if lane is None:
             lane = self._partitions[change.event.partition_id] = PartitionLane()
@@ -337,12 +349,12 @@ class Dispatcher:
         change = queue[0]
         work = Work(change.specs[change.index], change.event, (change.event,), change=change)
         change.work = lane.busy = work
-        self._make_ready(work)
+        self._slots.ready(work)
 
     def _settle(self, change: Change, out: list[Action], *, superseded: bool = False) -> None:
         change.settled = True
         change.work = None
-        self.queued -= 1
+        self._slots.queued -= 1
         ok = change.error is None and not superseded
         out.append(ChangeSettled(change.event, ok, change.error, change.attempts, superseded))
         self._one_less(change.rebalance)
@@ -363,7 +375,14 @@ class Dispatcher:
 
     # -- rebalances -------------------------------------------------------------------------
 
-    def _supersede(self, old: Rebalance, out: list[Action]) -> None:
+    def _supersede(
+        self,
+        old: Rebalance,
+        out: list[Action],
+        newer: Rebalance | None = None,
+        wanted: Collection[str] = (),
+    ) -> None:
+        """Ends a rebalance early. What runs and is ``wanted`` still goes over to the newer one."""
         if old.superseded:
             return
         old.superseded = True
@@ -372,30 +391,29 @@ class Dispatcher:
                 continue
             work = change.work
             if work is not None and work.state is State.RUNNING:
+                if newer is not None and change.event.event_id in wanted:
+                    change.rebalance = newer
+                    newer.changes.append(change)
+                    self._one_less(old)
+                    continue
                 work.cancelled = True
-                out.append(CancelJob(_job(work).id, "superseded"))
+                out.append(CancelJob(job_of(work).id, "superseded"))
                 continue
             if work is not None and work.state is not State.ZOMBIE:
-                self._call_off(work)
+                self._slots.call_off(work)
+                self._partitions[change.event.partition_id].busy = None
             if change.attempts:
                 self._settle(change, out, superseded=True)
             else:
                 change.settled = True
                 change.work = None
-                self.queued -= 1
+                self._slots.queued -= 1
                 out.append(ChangeDropped(change.event))
                 self._one_less(old)
             lane = self._partitions.get(change.event.partition_id)
             if lane is not None:
                 self._advance(lane, change.event.partition_id)
         old.changes = []
-
-    def _call_off(self, work: Work) -> None:
-        """Takes back work of a change that does not run."""
-        if work.state is State.BACKOFF:
-            self._backoffs.cancel(work, _backoff(work.attempt))
-        work.state = State.OVER
-        self._partitions[_partition(work)].busy = None
 
     def _begin(self, rebalance: Rebalance, now: float, out: list[Action]) -> None:
         self._pending, self._current = None, rebalance
@@ -417,7 +435,8 @@ class Dispatcher:
         if rebalance.phase is Phase.STARTING and not rebalance.awaits:
             rebalance.phase = Phase.CHANGING
             for change in rebalance.changes:
-                self._enter_partition(change, out)
+                if not change.entered:
+                    self._enter_partition(change, out)
         if rebalance.phase is Phase.CHANGING and not rebalance.open:
             rebalance.phase = Phase.COMPLETING
             rebalance.changes = []
@@ -443,62 +462,14 @@ class Dispatcher:
             if self._current is not None and now < pending.not_before:
                 break
             self._begin(pending, now, out)
-        while self._ready_news and self.running < self._slots:
-            self._start(self._ready_news.popleft(), now, out)
-        while (
-            self._ready_changes
-            and self.running < self._slots
-            and self._running_changes < self._change_slots
-            and len(self._zombies) < self._slots
-        ):
-            work = self._ready_changes.popleft()
-            if work.state is State.READY:
-                self._start(work, now, out)
-
-    def _make_ready(self, work: Work) -> None:
-        work.state = State.READY
-        (self._ready_news if work.change is None else self._ready_changes).append(work)
-
-    def _start(self, work: Work, now: float, out: list[Action]) -> None:
-        spec, change = work.spec, work.change
-        replayed = False
-        if change is not None:
-            self._running_changes += 1
-            change.attempts = max(change.attempts, work.attempt)
-            replayed = work.event.event_id in change.rebalance.replayed
-        timeout = self._timeout(spec)
-        job = Job(next(self._job_ids), spec, work.event, work.args, work.attempt, timeout, replayed)
-        work.state = State.RUNNING
-        work.job = job
-        self._runs[job.id] = work
-        self.running += 1
-        self.queued -= 1
-        if timeout is not None:
-            self._timeouts.set(work, timeout, now)
-        self._slows.set(work, self._slow_after, now)
-        out.append(StartJob(job))
-
-    def _timeout(self, spec: HookSpec) -> float | None:
-        if spec.timeout is not DEFAULT:
-            return spec.timeout
-        change = spec.kind == "partition_change"
-        return self._migration_timeout if change else self._hook_timeout
-
-    def _leave_slot(self, work: Work) -> None:
-        timeout = _job(work).timeout
-        self.running -= 1
-        if work.change is not None:
-            self._running_changes -= 1
-        if timeout is not None:
-            self._timeouts.cancel(work, timeout)
-        self._slows.cancel(work, self._slow_after)
+        self._slots.fill(now, out)
 
     def _run_over(
         self, work: Work, error: BaseException | None, now: float, out: list[Action]
     ) -> None:
         change = work.change
         if change is not None:
-            self.queued += 1  # it has left its slot, and is not settled yet
+            self._slots.queued += 1  # it has left its slot, and is not settled yet
         # Who was told to end, and says only that it did so, has not failed.
         if error is not None and not (work.cancelled and isinstance(error, HookCancelledError)):
             self.failures += 1
@@ -508,12 +479,11 @@ class Dispatcher:
                 and work.attempt <= spec.retries
                 and isinstance(error, spec.retry_on)
             )
-            out.append(HookFailed(_job(work), error, again))
+            out.append(HookFailed(job_of(work), error, again))
             if again:
-                work.state = State.BACKOFF
-                self._backoffs.set(work, _backoff(work.attempt), now)
+                self._slots.back_off(work, now)
                 if change is None:
-                    self.queued += 1
+                    self._slots.queued += 1
                 return
         if change is not None:
             if error is not None and change.error is None:
@@ -543,11 +513,8 @@ class Dispatcher:
         self._advance(partition, partition_id)
 
     def _out_of_time(self, work: Work, now: float, out: list[Action]) -> None:
-        job = _job(work)
-        self._leave_slot(work)
-        work.state = State.ZOMBIE
-        self._zombies[job.id] = work
-        self._graces.set(work, self._grace, now)
+        job = job_of(work)
+        self._slots.out_of_time(work, now)
         self.failures += 1
         out.append(HookTimedOut(job))
         out.append(CancelJob(job.id, "timeout"))
@@ -555,7 +522,7 @@ class Dispatcher:
         if change is None:
             self._not_awaited(work)
             return
-        self.queued += 1
+        self._slots.queued += 1
         if change.error is None:
             change.error = HookTimeoutError(
                 f"hook {work.spec.name!r} ran longer than the {job.timeout:g} seconds it may"
@@ -573,28 +540,18 @@ class Dispatcher:
                     self._fail_behind_zombie(change, partition, out)
             partition.queue.clear()
             return
-        hook_lane = zombie.lanes[0]
-        hook_lane.stuck = True
-        for work in list(hook_lane.queue):
+        first = zombie.lanes[0]
+        first.stuck = True
+        for work in list(first.queue):
             self._not_awaited(work)
             for lane in work.lanes:
-                if lane is not hook_lane:
+                if lane is not first:
                     self._leave_lane(lane, work)
-
-
-def _job(work: Work) -> Job:
-    assert work.job is not None, "only work that runs, or has run, is asked for its job"
-    return work.job
 
 
 def _partition(work: Work) -> str:
     assert work.change is not None, "only work of a change is asked for its partition"
     return work.change.event.partition_id
-
-
-def _backoff(attempt: int) -> float:
-    """Seconds from the failure of an attempt to the next one."""
-    return min(_FIRST_BACKOFF_SECONDS * 2.0 ** min(attempt - 1, 16), _LONGEST_BACKOFF_SECONDS)
 
 
 def _subject(event: Event) -> Hashable | None:

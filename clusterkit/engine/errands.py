@@ -36,7 +36,7 @@ class Errands:
         self._thread.start()
 
     def receipt(self, write: WriteReceipt) -> None:
-        """Writes a receipt, as often as it takes, unless a newer one or a loss of the lease comes."""
+        """Writes a receipt, however often that takes, unless a newer comes or the lease is lost."""
         self._newest = write
         self._queue.put(lambda: self._write_receipt(write))
 

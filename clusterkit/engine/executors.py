@@ -21,7 +21,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,16 +28,15 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import cast
 
-from clusterkit.errors import ClusterKitError
-from clusterkit.hooks import HookCancelledError, HookContext, _current
-
+from ..errors import ClusterKitError
+from ..hooks import HookCancelledError, HookContext, _current
 from .jobs import Job
+from .loops import HookLoop
 from .workers import Workers
 
 logger = logging.getLogger(__name__)
 
 _IDLE_SECONDS = 10.0
-_LAST_WORDS_SECONDS = 1.0
 
 
 class HookLoopError(ClusterKitError, RuntimeError):
@@ -129,7 +127,7 @@ class Executors:
         self._workers: Workers[_Run] = Workers(
             self._call, name="clusterkit-hook", idle_seconds=idle_seconds
         )
-        self._loop = _Loop(loop)
+        self._loop = HookLoop(loop)
         self._closed = False
         self._ends: SimpleQueue[None] = SimpleQueue()
         # The run that called close() from the loop: its end is the private loop's end.
@@ -335,85 +333,6 @@ class Executors:
             self._ends.put(None)
         if run is self._last_on_loop:
             self._loop.close(0.0)
-
-
-class _Loop:
-    """The application's loop, or a private one that is started with the first step."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        self._loop = loop
-        self._private: threading.Thread | None = None
-        self._lock = threading.Lock()
-        self._steps: deque[Callable[[], None]] = deque()
-        self._woken = False
-
-    def post(self, step: Callable[[], None]) -> None:
-        """Has a step carried out on the loop; many steps cost one wake-up.
-
-        Raises:
-            RuntimeError: The loop is closed.
-        """
-        loop = self._loop
-        if loop is None:
-            loop = self._start_private()
-        if loop.is_closed():
-            self._steps.clear()
-            raise RuntimeError("the loop is closed")
-        self._steps.append(step)
-        if not self._woken:
-            self._woken = True
-            loop.call_soon_threadsafe(self._drain)
-
-    def _drain(self) -> None:
-        # Lowered first: a step that is posted from here on wakes the loop again.
-        self._woken = False
-        while self._steps:
-            self._steps.popleft()()
-
-    def _start_private(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._private = threading.Thread(
-                    target=_run_loop, args=(self._loop,), name="clusterkit-hook-loop", daemon=True
-                )
-                self._private.start()
-            return self._loop
-
-    def is_closed(self) -> bool:
-        return self._loop is not None and self._loop.is_closed()
-
-    def is_running(self) -> bool:
-        return self._loop is not None and (self._private is not None or self._loop.is_running())
-
-    def is_current(self) -> bool:
-        try:
-            return asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            return False
-
-    def close(self, timeout: float) -> None:
-        """Ends a private loop, and waits for that unless called on it."""
-        if self._private is None or self._loop is None:
-            return
-        with contextlib.suppress(RuntimeError):  # it has been closed before
-            self._loop.call_soon_threadsafe(self._loop.stop)
-        if self._private is not threading.current_thread():
-            self._private.join(timeout + _LAST_WORDS_SECONDS)
-
-
-def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
-    try:
-        loop.run_forever()
-        # What still runs is cancelled for good; what resists that is given up.
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=_LAST_WORDS_SECONDS))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()
 
 
 def is_coroutine_hook(fn: Callable[..., object]) -> bool:

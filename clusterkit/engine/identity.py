@@ -31,7 +31,7 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> int:
-    """The process's start in the kernel's ticks since boot; 0 if there is none, or it cannot be read."""
+    """The process's start in the kernel's ticks since boot; 0 if that cannot be known."""
     # The second field is the program's name in brackets, which may hold blanks and brackets.
     fields = _read(_PROC / str(pid) / "stat").rpartition(")")[2].split()
     return int(fields[19]) if len(fields) > 19 else 0

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from clusterkit.events import Event, PartitionChangeEvent, RebalanceEvent
-from clusterkit.hooks import HookSpec
+from ..events import Event, PartitionChangeEvent, RebalanceEvent
+from ..hooks import HookSpec
 
 
 @dataclass(frozen=True, slots=True, eq=False)

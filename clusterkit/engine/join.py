@@ -10,7 +10,6 @@ whether it was applied.
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Literal
 from ..core import codec, membership
 from ..core.keys import Keys, range_end
 from ..core.membership import MAX_NODES, State
-from ..core.ownership import ALGORITHM_VERSION, rows_of
+from ..core.ownership import rows_of
 from ..core.plan import held_by
 from ..core.records import (
     Alive,
@@ -74,7 +73,9 @@ class Profile:
 class Joiner:
     """Joins and leaves on behalf of one node. Every method blocks."""
 
-    def __init__(self, store: Store, keys: Keys, clock: Clock, profile: Profile, call_timeout: float) -> None:
+    def __init__(
+        self, store: Store, keys: Keys, clock: Clock, profile: Profile, call_timeout: float
+    ) -> None:
         self._store = store
         self._keys = keys
         self._clock = clock
@@ -106,16 +107,18 @@ class Joiner:
             if here is not None and not self._may_replace(here):
                 cancelled.wait(_POLL_SECONDS)
                 continue
-            if here is None and past is not None and past.open is not None and state.members:
+            unwritten = here is None and past is not None and past.open is not None
+            if unwritten and state.members and waited_for_survivors < _SURVIVORS_SECONDS:
                 # The lease expired and nobody has written it down yet. Those who saw it know when.
-                if waited_for_survivors < _SURVIVORS_SECONDS:
-                    waited_for_survivors += _POLL_SECONDS
-                    cancelled.wait(_POLL_SECONDS)
-                    continue
+                waited_for_survivors += _POLL_SECONDS
+                cancelled.wait(_POLL_SECONDS)
+                continue
             session = self._register(state, nonce)
             if session is not None:
                 return session
-        raise WaitTimeoutError(f"joining as {self._profile.node_id!r} was given up: the kit is stopping")
+        raise WaitTimeoutError(
+            f"joining as {self._profile.node_id!r} was given up: the kit is stopping"
+        )
 
     def leave(self, session: Session, partitions: tuple[int, ...]) -> bool:
         """Ends the stay gracefully; False if it had ended already. Revokes the lease in any case.
@@ -194,12 +197,12 @@ class Joiner:
         past = state.history.get(self._profile.node_id)
         end = past.end_of(after) if past is not None else None
         if end is not None and end.reason in ("removed_by_admin", "replaced"):
-            why = "an administrator removed it" if end.reason == "removed_by_admin" else (
-                "another process took its node id over"
+            why = (
+                "an administrator removed it"
+                if end.reason == "removed_by_admin"
+                else ("another process took its node id over")
             )
-            raise DisplacedError(
-                f"node {self._profile.node_id!r} stays out of the cluster: {why}"
-            )
+            raise DisplacedError(f"node {self._profile.node_id!r} stays out of the cluster: {why}")
         here = state.members.get(self._profile.node_id)
         if here is not None and here.node.incarnation != self._profile.incarnation:
             # Two processes that took the slot from each other would never end.
@@ -253,7 +256,9 @@ class Joiner:
         else:
             previous = ended
         if len(state.members) >= MAX_NODES:
-            raise ClusterKitError(f"the cluster is full: it has {MAX_NODES} nodes, the most there can be")
+            raise ClusterKitError(
+                f"the cluster is full: it has {MAX_NODES} nodes, the most there can be"
+            )
         bootstrap = not state.members and not state.history
         now = self._clock.now()
         node = Node(
@@ -264,7 +269,11 @@ class Joiner:
         compares = [self._unchanged_node(state), self._unchanged_history(state)]
         puts: list[Op] = [
             Put(self._keys.node(p.node_id), codec.encode_node(record), lease.id),
-            Put(self._keys.alive(p.node_id, p.incarnation), codec.encode_alive(Alive(nonce)), lease.id),
+            Put(
+                self._keys.alive(p.node_id, p.incarnation),
+                codec.encode_alive(Alive(nonce)),
+                lease.id,
+            ),
             self._put_history(state, ended=ended, opened=record.registration),
             Put(self._keys.membership, codec.encode_membership(p.node_id, now)),
         ]
@@ -272,8 +281,10 @@ class Joiner:
             compares.append(Compare(self._keys.config, "version", "==", 0))
             puts.append(Put(self._keys.config, codec.encode_config(p.config, now)))
         if bootstrap:
-            for prefix in (self._keys.nodes, self._keys.histories):
-                compares.append(Compare(prefix, "version", "==", 0, range_end(prefix)))
+            compares += [
+                Compare(prefix, "version", "==", 0, range_end(prefix))
+                for prefix in (self._keys.nodes, self._keys.histories)
+            ]
         txn = Txn(tuple(compares), tuple(puts))
         try:
             joined = self._store.txn(txn, timeout=self._timeout).succeeded

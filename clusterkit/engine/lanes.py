@@ -11,9 +11,8 @@ from collections.abc import Hashable
 from enum import Enum
 from typing import Generic, TypeVar
 
-from clusterkit.events import Event, PartitionChangeEvent, RebalanceEvent
-from clusterkit.hooks import HookSpec
-
+from ..events import Event, PartitionChangeEvent, RebalanceEvent
+from ..hooks import HookSpec
 from .jobs import Job
 
 K = TypeVar("K", bound=Hashable)
@@ -123,7 +122,17 @@ class Lane:
 class Change:
     """One partition change whose hooks run one after another, in a partition's lane."""
 
-    __slots__ = ("attempts", "error", "event", "index", "rebalance", "settled", "specs", "work")
+    __slots__ = (
+        "attempts",
+        "entered",
+        "error",
+        "event",
+        "index",
+        "rebalance",
+        "settled",
+        "specs",
+        "work",
+    )
 
     def __init__(
         self, event: PartitionChangeEvent, specs: tuple[HookSpec, ...], rebalance: Rebalance
@@ -135,6 +144,7 @@ class Change:
         self.work: Work | None = None
         self.attempts = 0
         self.error: BaseException | None = None
+        self.entered = False  # whether it is, or was, in its partition's lane
         self.settled = False
 
 

@@ -205,8 +205,10 @@ class Machine:
         self._doubted = False
         return self._done(at)
 
-    def register_failed(self, after: str, error: Exception, displaced: bool, at: Instant) -> list[Effect]:
-        """Joining again did not work; it is tried again unless somebody else's will is against it."""
+    def register_failed(
+        self, after: str, error: Exception, displaced: bool, at: Instant
+    ) -> list[Effect]:
+        """Joining again failed; it is tried again unless somebody else's will is against it."""
         if displaced:
             self._kit_state = KitState.REMOVED
             self._note(_ERROR, "this node stays out of the cluster: %s", error)
@@ -235,6 +237,8 @@ class Machine:
             self._keys, self._state, read.kvs, read.revision, read.cluster_id
         )
         self._advance(new, changes, at, seen=False)
+        # Somebody else may have been the owner in between: ownership is dated anew.
+        self._owned_since, self._published = {}, None
         self._departures.found(new, at.mono)
         return self._done(at)
 
@@ -268,7 +272,18 @@ class Machine:
         self._kit_state = KitState.DRAINING
         self._session = None
         self._settle_at = self._retry_at = None
+        if self._live and not self._observer:
+            # Work that follows ownership ends now, and not when etcd says that the node is gone.
+            rows, self._rows = self._rows, ()
+            self._roles(rows, at)
+            self._rows = rows
+        self._live = False
+        self._take(self._dispatcher.halt(at.mono), at)
         return self._done(at)
+
+    def roles_told(self) -> bool:
+        """Whether every hook that follows ownership has heard the newest, or is out of time."""
+        return not self._dispatcher.awaits("partition_role")
 
     def wake_at(self) -> float | None:
         """When ``tick()`` is due next."""
@@ -285,7 +300,8 @@ class Machine:
 
     def _advance(self, new: State, changes: Sequence[Change], at: Instant, *, seen: bool) -> None:
         old, old_rows = self._state, self._rows
-        if self._expected is not None and not self._live:
+        leaving = self._kit_state is KitState.DRAINING
+        if self._expected is not None and not self._live and not leaving:
             me = new.members.get(self._me)
             self._live = me is not None and me.nonce == self._expected
         causes = [c for c in map(plan.cause_of, changes) if c is not None]
@@ -336,7 +352,9 @@ class Machine:
             return
         if isinstance(change, Left) and change.record.nonce == session.nonce:
             if change.reason == "removed_by_admin":
-                self._displaced("an administrator removed this node; call rejoin() or restart it", at)
+                self._displaced(
+                    "an administrator removed this node; call rejoin() or restart it", at
+                )
             else:
                 self._lost("this node's key was seen to go", at)
         elif isinstance(change, Rejoined) and change.record.nonce not in (
@@ -462,9 +480,7 @@ class Machine:
                     elif not superseded:
                         self.ledger.settled(event, _told(error), attempts)
                 case RebalanceCompleted(event, seconds, superseded):
-                    self._note(
-                        _INFO, "rebalance complete after %.3f s: %s", seconds, event.trigger
-                    )
+                    self._note(_INFO, "rebalance complete after %.3f s: %s", seconds, event.trigger)
                     if not superseded and self.ledger.entries:
                         self._retry_at = at.mono + self._retry_after
                 case HookFailed(job, error):
@@ -572,9 +588,9 @@ class Machine:
         fenced = self._live and not self._observer and (self._doubted or not registered)
         failing = self.ledger.failing()
         last = self._assessed
-        if last is not None and last[0] is self._state and last[1:] == (fenced, failing):
-            if self._health_at is None or at.mono < self._health_at:
-                return
+        same = last is not None and last[0] is self._state and last[1:] == (fenced, failing)
+        if same and (self._health_at is None or at.mono < self._health_at):
+            return
         self._assessed = self._state, fenced, failing
         found = health.assess(self._state, now=at.wall, fenced=fenced, owed_failing=failing)
         ends = health.retention_ends(self._state, at.wall)
@@ -615,11 +631,12 @@ class Machine:
             return None
         if session is not None and session.nonce != self._owner_nonce:
             self._owner_nonce, self._owned_since = session.nonce, {}
-        self._owned_since = {
-            index: self._owned_since.get(index, self._state.epoch)
-            for index, row in enumerate(self._rows)
-            if session is not None and row and row[0] == self._me
-        }
+        if last is None or last.rows is not self._rows or last.session is not session:
+            self._owned_since = {
+                index: self._owned_since.get(index, self._state.epoch)
+                for index, row in enumerate(self._rows)
+                if session is not None and row and row[0] == self._me
+            }
         self._published = Snapshot(
             kit_state=self._kit_state,
             view=view_of(self._state, self._rows),

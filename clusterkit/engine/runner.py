@@ -34,7 +34,7 @@ from .jobs import CancelJob, StartJob
 from .join import DisplacedError, Joiner, Profile
 from .session import KeepAlive, LeaseDoubted, LeaseLost, LeaseProven, Session
 from .snapshot import Snapshot
-from .watcher import Changed, Reread, Watcher, WatchBroke
+from .watcher import Changed, Reread, WatchBroke, Watcher
 
 logger = logging.getLogger(__name__)
 
@@ -247,6 +247,7 @@ class Runner:
             self._queue.put(_RegisterFailed(effect.after, ClusterKitError(str(e))))
 
     def _leave(self, timeout: float) -> None:
+        self._await_roles(timeout)
         with self._lock:
             session, self._session = self._session, None
         try:
@@ -263,6 +264,12 @@ class Runner:
         self._executors.close(timeout)
         self._store.close()
         self._queue.put(_Finished())
+
+    def _await_roles(self, timeout: float) -> None:
+        """Work that follows ownership ends before another node may take it up."""
+        told = self.when(lambda _: self._machine.roles_told())
+        with contextlib.suppress(TimeoutError, KitStateError):
+            told.result(0.0 if self.failure is not None else timeout)
 
     # -- the runner thread -------------------------------------------------------------------
 

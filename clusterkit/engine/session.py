@@ -176,7 +176,9 @@ class KeepAlive:
             if ttl <= 0:
                 session.lose()
                 self.detach(session)
-                self._report(LeaseLost(session, "etcd says that the lease has expired or was revoked"))
+                self._report(
+                    LeaseLost(session, "etcd says that the lease has expired or was revoked")
+                )
                 return
             session.renewed(sent_at, ttl)
             if doubted:

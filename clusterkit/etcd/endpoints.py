@@ -122,7 +122,7 @@ def channel_options(tls: TLSFiles | None, connect_timeout: float) -> list[tuple[
         ("grpc.keepalive_permit_without_calls", 0),
         # gRPC would wait up to two minutes between two attempts: too long after an outage.
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
         # In spite of its name, how long one attempt may take.
         ("grpc.min_reconnect_backoff_ms", max(100, int(connect_timeout * 1_000))),
         # A prefix may hold more than gRPC's 4 MiB.

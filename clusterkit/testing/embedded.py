@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import importlib.util
+import os
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -79,7 +81,7 @@ class EmbeddedEtcd:
         self._args = tuple(args)
         self._port = client_port
         self._data_dir = data_dir
-        self._scratch: weakref.finalize[[], EmbeddedEtcd] | None = None
+        self._scratch: weakref.finalize[..., EmbeddedEtcd] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
 
@@ -147,7 +149,11 @@ class EmbeddedEtcd:
 
     def pause(self) -> None:
         """Freezes etcd (SIGSTOP): connections stay, and nothing answers. Not on Windows."""
-        self._running().send_signal(signal.SIGSTOP)
+        process = self._running()
+        if sys.platform != "win32":
+            process.send_signal(signal.SIGSTOP)
+            # Until all its threads have stopped it may still answer.
+            os.waitpid(process.pid, os.WUNTRACED)
 
     def resume(self) -> None:
         """Ends ``pause``; does nothing else."""
@@ -175,7 +181,7 @@ class EmbeddedEtcd:
 
     def _make_data_dir(self) -> Path:
         self._data_dir = Path(tempfile.mkdtemp(prefix="clusterkit-etcd-"))
-        self._scratch = weakref.finalize(self, shutil.rmtree, self._data_dir, ignore_errors=True)
+        self._scratch = weakref.finalize(self, partial(_remove, self._data_dir))
         return self._data_dir
 
     def _spawn(self, binary: Path, data_dir: Path, log: Path, client: int, health: int) -> None:
@@ -252,3 +258,7 @@ def _is_healthy(port: int) -> bool:
 def _tail(log: Path, start: int) -> str:
     text = log.read_bytes()[start:][-_LOG_TAIL_BYTES:].decode(errors="replace")
     return f"the end of its log, {log}:\n{text}"
+
+
+def _remove(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)

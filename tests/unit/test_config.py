@@ -357,7 +357,7 @@ BAD: list[tuple[str, object, str]] = [
     ("connect_timeout", None, "number of seconds"),
     ("drain_timeout", -1, "0 seconds"),
     ("drain_timeout", None, "number of seconds"),
-    ("hooks", object(), "Hooks"),
+    ("hooks", "a text", "Hooks"),
     ("hooks", Hooks, "Hooks"),
     ("environ", ["CLUSTERKIT_ZONE=a"], "mapping"),
     ("environ", {"CLUSTERKIT_WEIGHT": 5}, "texts"),

@@ -284,6 +284,15 @@ def test_a_config_that_an_administrator_changes_is_a_change() -> None:
     assert after(etcd, put(KEYS.config, codec.encode_config(config, T1))) == ()
 
 
+def test_a_config_that_is_mended_is_a_change() -> None:
+    etcd = Etcd(put_node(A))
+    etcd.apply(put(KEYS.config, b"\xff"))
+    assert etcd.read().config is None
+    assert after(etcd, put(KEYS.config, codec.encode_config(CONFIG, T0))) == (
+        ConfigChanged(CONFIG),
+    )
+
+
 def test_the_config_that_the_first_join_makes_is_part_of_that_join() -> None:
     # Else the first rebalance of a cluster had two causes, and its reason were not "node_join".
     etcd = Etcd()

@@ -1,0 +1,183 @@
+"""The commands: what they are called with, and how whatever goes wrong is said in one line.
+
+Exit codes: 0 success, 1 the operation failed, 2 wrong usage or an option that cannot work,
+130 ended by Ctrl-C. Results go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from clusterkit._compose import read_cluster
+from clusterkit.config import Options
+from clusterkit.errors import ClusterKitError, OptionError
+from clusterkit.hooks import Hooks
+
+from . import etcd_server, render
+from .connection import connection_options
+from .demo.cluster import Settings
+from .demo.driver import Demo
+from .demo.report import HumanReport, JsonReport
+from .log import PlainFormatter
+from .observer import Observer
+from .records import describe, record_all
+
+app = typer.Typer(
+    name="clusterkit",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="See what a ClusterKit cluster is doing, and try one out on this machine.",
+    epilog="What is not given as an option comes from CLUSTERKIT_... variables.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def run() -> int:
+    """Runs the command that the arguments name; the exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        return 130
+    except OptionError as error:
+        return _complain(error, 2)
+    except ClusterKitError as error:
+        return _complain(error, 1)
+    except BrokenPipeError:
+        # Whoever read our output has gone. Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _complain(error, 1)
+    except Exception as error:
+        logging.getLogger(__name__).debug("defect", exc_info=error)
+        return _complain(f"a defect, please report it: {type(error).__name__}: {error}", 1)
+    return 0
+
+
+def _complain(what: object, code: int) -> int:
+    print(f"clusterkit: {what}", file=sys.stderr)
+    return code
+
+
+@app.callback()
+def common(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log all that is done, with tracebacks.")
+    ] = False,
+) -> None:
+    """Sets up logging, which is the same for all commands."""
+    handler = logging.StreamHandler()
+    if not verbose:
+        handler.setFormatter(PlainFormatter())
+    logger = logging.getLogger("clusterkit")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
+
+
+@app.command()
+def etcd(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port for clients; 0 is any free one.")
+    ] = 2379,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where to keep the data; else it is gone afterwards.")
+    ] = None,
+) -> None:
+    """Run a single etcd on this machine, for trials and tests, until Ctrl-C."""
+    etcd_server.serve(port, data_dir)
+
+
+@app.command()
+@connection_options
+def nodes(options: Options, as_json: AsJson = False) -> None:
+    """List the nodes of a cluster."""
+    view = read_cluster(options)
+    if as_json:
+        _print_json(render.nodes_document(options.cluster, view))
+    else:
+        Console().print(render.nodes_table(options.cluster, view))
+
+
+@app.command()
+@connection_options
+def partitions(
+    options: Options,
+    node: Annotated[str | None, typer.Option(help="Only the partitions of this node.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the partitions of a cluster, with their holders."""
+    view = read_cluster(options)
+    if node is not None and node not in view.nodes:
+        members = ", ".join(view.nodes) or "nobody"
+        raise ClusterKitError(
+            f"{node!r} is no node of the cluster {options.cluster!r}; its nodes are: {members}"
+        )
+    if as_json:
+        _print_json(render.partitions_document(options.cluster, view, node))
+    else:
+        Console().print(render.partitions_table(options.cluster, view, node))
+
+
+@app.command()
+@connection_options
+def watch(options: Options, as_json: AsJson = False) -> None:
+    """Print what happens in a cluster, as it happens, until Ctrl-C. Joins nothing."""
+    records: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    hooks = Hooks()
+    record_all(hooks, "watch", records.put)
+    with Observer(options, hooks) as kit:
+        print(
+            f"watching the cluster {options.cluster!r} from revision {kit.cluster.revision} on",
+            file=sys.stderr,
+        )
+        while True:
+            record = records.get()
+            if as_json:
+                _print_json(record)
+            else:
+                when = datetime.fromisoformat(record["timestamp"])
+                print(f"{when:%H:%M:%S}  {record['event']:<22}{describe(record)}")
+            sys.stdout.flush()
+
+
+@app.command()
+def demo(
+    as_json: AsJson = False,
+    without_hooks: Annotated[
+        bool,
+        typer.Option("--without-hooks", help="The control: nothing migrates, so keys are lost."),
+    ] = False,
+    keys: Annotated[int, typer.Option(min=1, help="How many keys to write.")] = 1000,
+    partitions: Annotated[int, typer.Option(min=1, max=4096, help="How many shards.")] = 32,
+) -> None:
+    """Show a cluster of processes at work: joins, a kill, a return, a stop, and no key lost."""
+    settings = Settings(keys=keys, partitions=partitions, without_hooks=without_hooks)
+    if as_json:
+        report = JsonReport()
+        summary = Demo(settings, report).run()
+        report.summary(summary)
+    else:
+        human = HumanReport(Console())
+        try:
+            summary = Demo(settings, human).run()
+        finally:
+            human.close()
+        human.summary(summary)
+    raise typer.Exit(0 if summary.passed else 1)
+
+
+def _print_json(document: object) -> None:
+    print(json.dumps(document))

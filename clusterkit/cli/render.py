@@ -1,0 +1,109 @@
+"""A view of the cluster as a table for people and as a document for programs. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from clusterkit.model import ClusterView, Partition
+
+from .records import plain
+
+
+def nodes_document(cluster: str, view: ClusterView) -> dict[str, Any]:
+    """What ``clusterkit nodes --json`` prints."""
+    primaries, replicas = _counts(view)
+    return {
+        "cluster": cluster,
+        "revision": view.revision,
+        "nodes": [
+            {
+                "id": node.id,
+                "address": node.address,
+                "services": plain(node.services),
+                "zone": node.zone,
+                "weight": node.weight,
+                "labels": plain(node.labels),
+                "state": node.state,
+                "incarnation": node.incarnation,
+                "joined_at": plain(node.joined_at),
+                "primary_of": primaries[node.id],
+                "replica_of": replicas[node.id],
+            }
+            for node in view.nodes.values()
+        ],
+    }
+
+
+def nodes_table(cluster: str, view: ClusterView) -> Group:
+    """What ``clusterkit nodes`` prints."""
+    primaries, replicas = _counts(view)
+    title = f"{cluster}: {len(view.nodes)} nodes at revision {view.revision}"
+    table = Table()
+    for column in ("node", "address", "zone", "state", "joined (UTC)"):
+        table.add_column(column)
+    for column in ("weight", "primary of", "replica of"):
+        table.add_column(column, justify="right")
+    for node in view.nodes.values():
+        table.add_row(
+            node.id,
+            node.address,
+            node.zone or "-",
+            node.state,
+            f"{node.joined_at:%Y-%m-%d %H:%M:%S}",
+            str(node.weight),
+            str(primaries[node.id]),
+            str(replicas[node.id]),
+        )
+    return Group(Text(title), table)
+
+
+def partitions_document(cluster: str, view: ClusterView, node_id: str | None) -> dict[str, Any]:
+    """What ``clusterkit partitions --json`` prints; ``node_id`` leaves only its partitions."""
+    return {
+        "cluster": cluster,
+        "revision": view.revision,
+        "replication_factor": view.replication_factor,
+        "partitions": [
+            {
+                "id": partition.id,
+                "primary": partition.primary.id if partition.primary else None,
+                "replicas": [node.id for node in partition.replicas],
+                "epoch": partition.epoch,
+            }
+            for partition in held_by(view.partitions, node_id)
+        ],
+    }
+
+
+def partitions_table(cluster: str, view: ClusterView, node_id: str | None) -> Group:
+    """What ``clusterkit partitions`` prints; ``node_id`` leaves only its partitions."""
+    shown = held_by(view.partitions, node_id)
+    of = "" if node_id is None else f" of {node_id}"
+    title = f"{cluster}: {len(shown)} partitions{of} at revision {view.revision}"
+    table = Table()
+    for column in ("partition", "primary", "replicas"):
+        table.add_column(column)
+    for partition in shown:
+        table.add_row(
+            partition.id,
+            partition.primary.id if partition.primary else "nobody",
+            ", ".join(node.id for node in partition.replicas) or "-",
+        )
+    return Group(Text(title), table)
+
+
+def held_by(partitions: Iterable[Partition], node_id: str | None) -> list[Partition]:
+    """The partitions that a node holds in any role; all of them for None."""
+    return [p for p in partitions if node_id is None or node_id in {node.id for node in p.nodes}]
+
+
+def _counts(view: ClusterView) -> tuple[Counter[str], Counter[str]]:
+    primaries = Counter(p.primary.id for p in view.partitions if p.primary is not None)
+    replicas = Counter(node.id for p in view.partitions for node in p.replicas)
+    return primaries, replicas
