@@ -20,7 +20,11 @@ from .records import Receipt
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """A node becomes a holder (``needs_data``) or the primary of a partition."""
+    """A node becomes a holder or the primary of a partition.
+
+    ``needs_data`` is False for a holder that is promoted, and for a keeper that gets back what no
+    other node has: a newcomer took the partition from it and went before it had the data.
+    """
 
     index: int
     node_id: str
@@ -73,20 +77,21 @@ class Holdings:
             reset: The nodes whose copies are worthless: they are back with a new registration.
             gone: The nodes that are no members any more.
         """
-        # Whoever is gone or reset was in the row before: each of these partitions comes up below.
-        for node_id in (*gone, *reset):
+        # Where one of these is unproven it was in the row, so each such partition comes up below.
+        lost = {*gone, *reset}
+        for node_id in lost:
             for index in self._unproven.pop(node_id, ()):
                 self._uncount(index)
+        # A keeper need not be in the row. It must not pass for one when it comes back empty.
+        if lost:
+            for index, keepers in self._keepers.items():
+                self._keepers[index] = tuple(n for n in keepers if n not in lost)
         gains: list[Gain] = []
         for index, row in enumerate(new):
             before = old[index] if index < len(old) else ()
             if before == row and not (reset and any(n in reset for n in row)):
                 continue
-            kept = [
-                n
-                for n in (*self._keepers.get(index, ()), *before)
-                if n not in reset and n not in gone
-            ]
+            kept = [*self._keepers.get(index, ()), *(n for n in before if n not in lost)]
             for node_id in before:
                 if (
                     node_id not in row
@@ -94,14 +99,19 @@ class Holdings:
                 ):
                     kept = [n for n in kept if n != node_id]  # it never got the data
                     self._uncount(index)
+            have = {n for n in kept if index not in self._unproven.get(n, {})}
+            back = {n for n in have if n in row and n not in before}
             for place, node_id in enumerate(row):
                 if node_id not in before or node_id in reset:
-                    gains.append(Gain(index, node_id, epoch, needs_data=True))
-                    self._doubt(node_id, index, epoch)
+                    # A keeper that is back missed writes, unless there was nobody to take them.
+                    needs_data = node_id not in back or have != back
+                    gains.append(Gain(index, node_id, epoch, needs_data))
+                    if needs_data:
+                        self._doubt(node_id, index, epoch)
                 elif place == 0 and before[0] != node_id:
                     unproven = index in self._unproven.get(node_id, ())
                     gains.append(Gain(index, node_id, epoch, needs_data=unproven))
-            if index in self._waiting:
+            if index in self._waiting or not row:  # without a holder nobody has taken it over
                 self._keepers[index] = tuple(dict.fromkeys(kept))
             else:
                 self._keepers.pop(index, None)
@@ -137,8 +147,8 @@ class Holdings:
     ) -> list[str]:
         """Whom to copy from: those proven to have the data, the old primary first, then by receipt.
 
-        A node that this same change makes a holder is never among them; one that an earlier change
-        made a holder and that has not proved itself yet comes last, as it may have a part.
+        A node that needs the data by this same change is never among them; one that needs it by an
+        earlier change and has not proved itself yet comes last, as it may have a part.
         """
         proven: list[str] = []
         doubtful: list[str] = []
