@@ -82,36 +82,41 @@ class Holdings:
             reset: The nodes whose copies are worthless: they are back with a new registration.
             gone: The nodes that are no members any more.
         """
-        # Whoever is gone or reset was in the row before: each of these partitions comes up below.
-        for node_id in (*gone, *reset):
+        # Where one of these is unproven it was in the row, so each such partition comes up below.
+        lost = {*gone, *reset}
+        for node_id in lost:
             for index in self._unproven.pop(node_id, ()):
                 self._uncount(index)
-        self._anyone = tuple(n for n in self._anyone if n not in gone and n not in reset)
+        if lost:
+            # A keeper need not be in the row. It must not pass for one when it comes back empty.
+            self._anyone = tuple(n for n in self._anyone if n not in lost)
+            for index, keepers in self._keepers.items():
+                self._keepers[index] = {n: had for n, had in keepers.items() if n not in lost}
         gains: list[Gain] = []
         for index, row in enumerate(new):
             before = old[index] if index < len(old) else ()
             if before == row and not (reset and any(n in reset for n in row)):
                 continue
-            kept = {
-                n: proven
-                for n, proven in self._keepers.get(index, {}).items()
-                if n not in reset and n not in gone
-            }
+            kept = dict(self._keepers.get(index, {}))
             for node_id in before:
-                if node_id in reset or node_id in gone:
+                if node_id in lost:
                     continue
                 pairs = self._unproven.get(node_id, {})
                 kept[node_id] = index not in pairs or kept.get(node_id, False)
                 if node_id not in row and pairs.pop(index, None) is not None:
                     self._uncount(index)
+            # Keepers that are back missed writes, unless nobody who could have taken them is left.
+            all_back = all(had and n in row and n not in before for n, had in kept.items())
             for place, node_id in enumerate(row):
                 if node_id not in before or node_id in reset:
-                    gains.append(Gain(index, node_id, epoch, needs_data=True))
-                    self._doubt(node_id, index, epoch)
+                    needs_data = not (all_back and node_id in kept)
+                    gains.append(Gain(index, node_id, epoch, needs_data))
+                    if needs_data:
+                        self._doubt(node_id, index, epoch)
                 elif place == 0 and before[0] != node_id:
                     unproven = index in self._unproven.get(node_id, ())
                     gains.append(Gain(index, node_id, epoch, needs_data=unproven))
-            if index in self._waiting:
+            if index in self._waiting or not row:  # without a holder nobody has taken it over
                 self._keepers[index] = kept
             else:
                 self._keepers.pop(index, None)
