@@ -154,10 +154,13 @@ class Holdings:
     ) -> list[str]:
         """Whom to copy from: those proven to have the data, the old primary first, then by receipt.
 
-        Then come those who may have it, or a part of it: holders and keepers that have not proved
-        themselves. A node that this same change makes a holder is never among them, unless it has
-        kept its copy from before.
+        Then come those who may have it, or a part of it: keepers that never proved themselves, and
+        holders that became so before the gaining node did. A node that this same change makes a
+        holder is not among them, unless it has kept its copy from before. Of two holders neither of
+        which has proved itself only one is ever named to the other, since each may refuse to be
+        copied from until it is ready, and they would wait for each other for ever.
         """
+        gained = self._unproven.get(gain.node_id, {}).get(gain.index, gain.epoch)
         proven: list[str] = []
         doubtful: list[str] = []
         keepers = self._keepers.get(gain.index, {})
@@ -172,7 +175,7 @@ class Holdings:
             since = self._unproven.get(node_id, {}).get(gain.index)
             if since is None:
                 proven.append(node_id)
-            elif since < gain.epoch or kept:
+            elif since < gained or (kept and (since, node_id) < (gained, gain.node_id)):
                 doubtful.append(node_id)
 
         def rank(node_id: str) -> tuple[bool, int]:

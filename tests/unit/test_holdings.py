@@ -179,6 +179,23 @@ def test_a_keeper_that_comes_back_to_one_that_stayed_copies_what_it_missed() -> 
     assert (gain.needs_data, story.sources(gain)) == (True, "b")
 
 
+def test_of_two_that_wait_for_data_only_one_is_named_to_the_other() -> None:
+    # a becomes a holder, then b, then a again its primary: a must not wait for b, who waits for a.
+    story = Story()
+    (first,) = story.to("a")
+    (second,) = story.to("ba")
+    (promoted,) = story.to("ab")
+    assert promoted.needs_data
+    assert (story.sources(first), story.sources(promoted), story.sources(second)) == ("", "", "a")
+
+
+def test_of_two_keepers_that_come_back_only_one_is_named_to_the_other() -> None:
+    story = Story("ab")
+    story.to("cd")
+    gains = story.to("abc")
+    assert [(g.node_id, story.sources(g)) for g in gains] == [("a", "cd"), ("b", "acd")]
+
+
 def test_no_holder_at_all_is_no_rest() -> None:
     # The only node drains, and the next one joins: the data is where it was.
     story = Story("a")
