@@ -130,7 +130,11 @@ class Recorder(Hooks):
         """The newest completed rebalance, once it is the one that is named."""
         return eventually(
             lambda: next(
-                (e for e in self.completes[-1:] if (e.trigger, e.trigger_node_id) == (trigger, node_id)),
+                (
+                    e
+                    for e in self.completes[-1:]
+                    if (e.trigger, e.trigger_node_id) == (trigger, node_id)
+                ),
                 None,
             )
         )

@@ -80,8 +80,17 @@ def test_what_a_node_holds(cluster: Cluster) -> None:
 
 def test_partitions_that_there_are_not(cluster: Cluster) -> None:
     kit = cluster.node("a").kit
-    for call in (kit.partition, kit.nodes_for, kit.guard, kit.is_primary, kit.is_ready, kit.serving):
-        with pytest.raises(UnknownPartitionError, match=r"'user:1' is not a partition.*partition_for"):
+    for call in (
+        kit.partition,
+        kit.nodes_for,
+        kit.guard,
+        kit.is_primary,
+        kit.is_ready,
+        kit.serving,
+    ):
+        with pytest.raises(
+            UnknownPartitionError, match=r"'user:1' is not a partition.*partition_for"
+        ):
             call("user:1")
         with pytest.raises(LookupError, match="no partition-16: the cluster has 16 partitions"):
             call("partition-16")
