@@ -14,10 +14,7 @@ UNHEALTHY_RETENTION = timedelta(minutes=10)
 
 
 def _missed(state: State) -> Iterator[tuple[str, datetime | None]]:
-    """The nodes whose lease expired and that are not back, each with the end of its retention.
-
-    None: nobody has written down yet when it expired.
-    """
+    """The nodes whose lease expired and that are not back, with when it did, if written."""
     for node_id, past in state.history.items():
         if node_id in state.members:
             continue
@@ -26,14 +23,14 @@ def _missed(state: State) -> Iterator[tuple[str, datetime | None]]:
         elif past.departures:
             last = past.departures[-1]
             if last.reason == "health_check_failure" and last.left_at is not None:
-                yield node_id, last.left_at + UNHEALTHY_RETENTION
+                yield node_id, last.left_at
 
 
 def unhealthy_nodes(state: State, now: datetime) -> dict[str, str]:
     """The nodes that should be well and are not, with the reason in words."""
     found: dict[str, str] = {}
-    for node_id, end in _missed(state):
-        if end is None or now < end:
+    for node_id, left_at in _missed(state):
+        if left_at is None or now - left_at < UNHEALTHY_RETENTION:
             found[node_id] = "its lease expired"
     for node_id, member in state.members.items():
         alive = state.alive.get((node_id, member.node.incarnation))
@@ -46,8 +43,8 @@ def unhealthy_nodes(state: State, now: datetime) -> dict[str, str]:
 
 def retention_ends(state: State, now: datetime) -> timedelta | None:
     """When the set of unhealthy nodes next changes by the passing of time alone; None for never."""
-    later = (end - now for _, end in _missed(state) if end is not None and end > now)
-    return min(later, default=None)
+    ages = (now - left_at for _, left_at in _missed(state) if left_at is not None)
+    return min((UNHEALTHY_RETENTION - a for a in ages if a < UNHEALTHY_RETENTION), default=None)
 
 
 def assess(state: State, *, now: datetime, fenced: bool, owed_failing: bool) -> ClusterHealth:

@@ -176,3 +176,14 @@ def test_the_end_of_a_retention_is_when_the_verdict_next_changes_by_itself() -> 
 def test_nothing_else_changes_by_itself(history: History) -> None:
     assert retention_ends(cluster("ab", history={"c": history}), NOW) is None
     assert retention_ends(cluster("abc", history={"c": EXPIRED}), NOW) is None
+
+
+@pytest.mark.parametrize(
+    "when", [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, tzinfo=UTC)]
+)
+def test_no_time_that_somebody_wrote_stops_the_verdict(when: datetime) -> None:
+    departure = Departure(STAY, "health_check_failure", when, 0)
+    state = cluster("ab", history={"c": History(None, (departure,))})
+    assert assess(state, now=NOW, fenced=False, owed_failing=False).total_nodes in (2, 3)
+    left = retention_ends(state, NOW)
+    assert left is None or left > timedelta(0)
