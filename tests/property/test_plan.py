@@ -184,6 +184,8 @@ def with_truth(history: list[State]) -> Iterator[tuple[Follower, list[Gain], Tru
             if receipt != old.receipts.get(node_id):
                 truth.copied(node_id, follower.rows)
         yield follower, gains, truth
+        if new.revision % 3:
+            follower.plan()
 
 
 @given(histories())

@@ -333,6 +333,15 @@ def test_a_promotion_of_what_has_not_been_copied_yet_still_needs_data() -> None:
     assert event.old_primary == "a"
 
 
+def test_the_primary_before_is_the_one_of_the_last_plan() -> None:
+    books = Books("ab")
+    books.to("ca")
+    books.to("ba")  # in the same burst: nobody was told of c
+    assert books.changes()["partition-0", "b"].old_primary == "a"
+    books.to("ab")
+    assert books.changes()["partition-0", "a"].old_primary == "b"
+
+
 def test_what_no_longer_concerns_anybody_is_forgotten() -> None:
     books = Books("a", "a", "a")
     books.to("b", "c", "bc")
