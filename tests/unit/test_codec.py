@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from clusterkit._pb.v1 import cluster_pb2 as pb
+from clusterkit._pb import cluster_pb2 as pb
 from clusterkit.core import codec
 from clusterkit.core.codec import CodecError
 from clusterkit.core.placement import MAX_WEIGHT
