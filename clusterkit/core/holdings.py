@@ -138,8 +138,8 @@ class Holdings:
         """Whom to copy from: those proven to have the data, the old primary first, then by receipt.
 
         A node that this same change makes a holder is never among them, unless it is a keeper that
-        comes back: it may have missed writes, and may yet be the only one that has the rest. Those
-        that have not proved themselves since they became holders come last, as they may have a part.
+        comes back: it may have missed writes, and yet be the only one that has the rest. Whoever
+        has not proved itself since it became a holder comes last, as it may have a part.
         """
         proven: list[str] = []
         doubtful: list[str] = []

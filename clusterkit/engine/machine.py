@@ -201,6 +201,8 @@ class Machine:
 
     def registered(self, session: Session, at: Instant) -> list[Effect]:
         """The join was applied. The view may have it already, or will."""
+        if self._kit_state is KitState.DRAINING:
+            return self._done(at)  # whoever stops the node ends this stay as well
         self._session = session
         self._doubted = False
         return self._done(at)

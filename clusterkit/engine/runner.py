@@ -15,7 +15,7 @@ import secrets
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -140,6 +140,7 @@ class Runner:
         self._waiting: list[_Await] = []
         self._cancelled = threading.Event()
         self._lock = threading.Lock()  # over the session, between joining and leaving
+        self._joining = threading.Lock()  # held while a join is under way, which a leave awaits
         self._stopping = False
         self._held: tuple[int, ...] = ()
         self._session: Session | None = None
@@ -177,7 +178,11 @@ class Runner:
             )
             if self._profile is not None:
                 self._serve(self._profile)
-            self.when(lambda s: s.kit_state is not KitState.JOINING).result()
+            joined = self.when(lambda s: s.kit_state is not KitState.JOINING)
+            # A hook of the join may have stopped the node by now: it was started all the same.
+            wait((joined, self.ended), return_when=FIRST_COMPLETED)
+            if self.failure is not None:
+                joined.result()
         except BaseException:
             self.request_stop(0.0)
             self.ended.result()
@@ -200,8 +205,14 @@ class Runner:
         """Asks every node for a rebalance; the revision of the request. Blocks.
 
         Raises:
+            KitStateError: The run has ended.
             StoreError: etcd cannot be asked.
         """
+        if self.ended.done():
+            raise KitStateError(
+                "the kit has stopped; start() it before asking for a rebalance",
+                state=KitState.STOPPED,
+            )
         node_id = "" if self._profile is None else self._profile.node_id
         request = RebalanceRequest(node_id, reason, self._clock.now())
         put = Put(self._keys.rebalance, codec.encode_rebalance(request))
@@ -226,14 +237,12 @@ class Runner:
         assert self._keep_alive is not None
         nonce = secrets.token_hex(16)
         self._queue.put(_Expect(nonce))
-        session = self._joiner.join(nonce, after=after, cancelled=self._cancelled)
-        with self._lock:
-            if not self._cancelled.is_set():
+        with self._joining:
+            session = self._joiner.join(nonce, after=after, cancelled=self._cancelled)
+            with self._lock:
                 self._session = session
-                self._keep_alive.attach(session)
-                self._queue.put(_Registered(session))
-                return
-        self._joiner.leave(session, ())  # stopped in the very moment of joining
+            self._keep_alive.attach(session)
+            self._queue.put(_Registered(session))
 
     def _rejoin(self, effect: m.Register) -> None:
         if self._cancelled.wait(effect.delay):
@@ -248,7 +257,8 @@ class Runner:
 
     def _leave(self, timeout: float) -> None:
         self._await_roles(timeout)
-        with self._lock:
+        # A stop may come in the very moment of joining: then the join ends first, and is left.
+        with self._joining, self._lock:
             session, self._session = self._session, None
         try:
             if session is not None and not session.lost and self._joiner is not None:
