@@ -55,10 +55,10 @@ class State:
         config: What all nodes agree on; None before the first node.
         membership_revision: When an input of the assignment was last put.
         members: The nodes that hold their slot.
-        stored: Revision and lease of each member's key.
+        stored: Revision and lease of each node's key, of a damaged one too.
         alive: The signs of life, by node id and incarnation.
         history: Each node's past.
-        history_revisions: The mod_revision of each history.
+        history_revisions: The mod_revision of each history, of a damaged one too.
         receipts: What each node says that it has applied.
         rebalance: The newest manual rebalance.
         ignored: The keys that could not be understood, with the reason.
@@ -259,8 +259,8 @@ class _Draft:
     def _decode(self, key: Parsed, kv: KeyValue) -> None:
         match key.kind:
             case "nodes":
-                self.members[key.node_id] = codec.decode_node(key.node_id, kv.value)
                 self.stored[key.node_id] = Stored(kv.mod_revision, kv.lease)
+                self.members[key.node_id] = codec.decode_node(key.node_id, kv.value)
             case "alive":
                 self.alive[key.node_id, key.incarnation] = codec.decode_alive(kv.value)
             case "history":

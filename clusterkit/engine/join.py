@@ -260,7 +260,10 @@ class Joiner:
             raise ClusterKitError(
                 f"the cluster is full: it has {MAX_NODES} nodes, the most there can be"
             )
-        bootstrap = not state.members and not state.history
+        # Where there are keys that cannot be understood, somebody may have been there.
+        places = self._keys.nodes, self._keys.histories
+        strange = any(key.startswith(places) for key in state.ignored)
+        bootstrap = not (state.members or state.history or strange)
         now = self._clock.now()
         node = Node(
             p.node_id, p.address, MappingProxyType(dict(p.services)), p.zone, p.weight,

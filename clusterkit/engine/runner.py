@@ -174,11 +174,18 @@ class Runner:
         self._queue.put(_Begin(read))
         self._thread.start()
         try:
-            self._watcher = Watcher(
-                self._store, self._keys.root, read, self._queue.put, read_timeout=self._call_timeout
-            )
-            if self._profile is not None:
-                self._serve(self._profile)
+            # A stop may come at any moment. It awaits this one, to find all that it has to end.
+            with self._joining:
+                self._refuse_if_cancelled()
+                self._watcher = Watcher(
+                    self._store,
+                    self._keys.root,
+                    read,
+                    self._queue.put,
+                    read_timeout=self._call_timeout,
+                )
+                if self._profile is not None:
+                    self._serve(self._profile)
             joined = self.when(lambda s: s.kit_state is not KitState.JOINING)
             # A hook of the join may have stopped the node by now: it was started all the same.
             wait((joined, self.ended), return_when=FIRST_COMPLETED)
@@ -233,23 +240,28 @@ class Runner:
         self._joiner = Joiner(self._store, self._keys, self._clock, profile, self._connect_timeout)
         self._join(None)
 
+    def _refuse_if_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise KitStateError("the kit was stopped while it was starting", state=KitState.STOPPED)
+
     def _join(self, after: str | None) -> None:
         assert self._joiner is not None
         assert self._keep_alive is not None
         nonce = secrets.token_hex(16)
         self._queue.put(_Expect(nonce))
-        with self._joining:
-            session = self._joiner.join(nonce, after=after, cancelled=self._cancelled)
-            with self._lock:
-                self._session = session
-            self._keep_alive.attach(session)
-            self._queue.put(_Registered(session))
+        session = self._joiner.join(nonce, after=after, cancelled=self._cancelled)
+        with self._lock:
+            self._session = session
+        self._keep_alive.attach(session)
+        self._queue.put(_Registered(session))
 
     def _rejoin(self, effect: m.Register) -> None:
         if self._cancelled.wait(effect.delay):
             return
         try:
-            self._join(effect.after)
+            with self._joining:
+                self._refuse_if_cancelled()
+                self._join(effect.after)
         except ClusterKitError as e:
             self._queue.put(_RegisterFailed(effect.after, e))
         except Exception as e:
@@ -258,7 +270,7 @@ class Runner:
 
     def _leave(self, timeout: float) -> None:
         self._await_roles(timeout)
-        # A stop may come in the very moment of joining: then the join ends first, and is left.
+        # A join that is under way ends first, and is left.
         with self._joining, self._lock:
             session, self._session = self._session, None
         try:
@@ -334,7 +346,8 @@ class Runner:
             case WatchBroke():
                 self.watch_restarts += 1
             case _Begin(read):
-                return self._machine.begin(read, at)
+                # A stop that came before it has ended a machine that knows of nothing.
+                return [] if self._stopping else self._machine.begin(read, at)
             case _Expect(nonce):
                 self._machine.expect(nonce)
             case _Registered(session):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
 
 from clusterkit import (
     KitState,
+    KitStateError,
     NodeIdConflictError,
     NodeLeaveEvent,
     NodeRejoinEvent,
@@ -70,7 +72,7 @@ def test_a_restart_inside_the_ttl_is_a_rejoin_and_its_data_come_again(cluster: C
 def test_a_second_live_process_of_this_host_is_refused(cluster: Cluster) -> None:
     holder = cluster.process("a", lease_ttl=10).joined()
     for policy in ("takeover", "wait", "fail"):
-        second = cluster.member("a", on_conflict=policy)  # type: ignore[arg-type]  # mypy widens the literals of a loop
+        second = cluster.member("a", on_conflict=policy)
         with pytest.raises(NodeIdConflictError, match=f"process {holder.pid} of this host"):
             second.start()
         assert second.kit.state is KitState.STOPPED
@@ -106,10 +108,6 @@ def test_wait_joins_when_the_lease_of_the_dead_has_ended(cluster: Cluster) -> No
 
 def test_a_stop_while_it_waits_for_the_id(threads_cluster: Cluster) -> None:
     """``request_stop`` from a signal handler must end a start that waits."""
-    import threading
-
-    from clusterkit import KitStateError
-
     holder = threads_cluster.process("a", lease_ttl=30).joined()
     holder.kill()
     member = threads_cluster.member("a", on_conflict="wait")
