@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -242,6 +243,13 @@ class NodeProcess:
         self._process.kill()
         self._process.wait()
         self._close()
+
+    def freeze(self) -> None:
+        """SIGSTOP, until ``thaw``."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """Asks it to stop gracefully, and waits for its end."""
