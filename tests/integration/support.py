@@ -69,7 +69,7 @@ async def soon(predicate: Callable[[], T | None], seconds: float = SECONDS) -> T
 
 
 def _source(predicate: Callable[[], object]) -> str:
-    code = getattr(predicate, "__code__", None)
+    code = getattr(getattr(predicate, "func", predicate), "__code__", None)  # of a partial too
     if code is None:
         return repr(predicate)
     return f"{Path(code.co_filename).name}:{code.co_firstlineno}"

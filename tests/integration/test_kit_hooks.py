@@ -277,6 +277,10 @@ def test_a_failed_migration_stays_owed_and_comes_again_by_itself(cluster: Cluste
     assert member.kit.health().status == "healthy"
 
 
+def has_completed(recorder: Recorder, trigger: str) -> bool:
+    return any(e.trigger == trigger for e in recorder.completes)
+
+
 def test_rebalance_delivers_again_what_is_owed_on_every_node(threads_cluster: Cluster) -> None:
     broken = threading.Event()
     broken.set()
@@ -303,7 +307,7 @@ def test_rebalance_delivers_again_what_is_owed_on_every_node(threads_cluster: Cl
     broken.clear()
     members[1].rebalance("the source is back")
     for recorder in recorders:
-        eventually(lambda r=recorder: any(e.trigger == "manual" for e in r.completes))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        eventually(partial(has_completed, recorder, "manual"))
     eventually(lambda: not any(m.kit.owed() for m in members))
     assert owed
     assert runs["a"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
@@ -108,6 +109,12 @@ def test_a_lease_that_ended_in_the_meantime_is_a_rejoin(
     eventually(lambda: set(a.kit.cluster.nodes) == {"a", "b"})
 
 
+def has_told(
+    recorder: Recorder, kind: type[NodeJoinEvent | NodeLeaveEvent], node_ids: list[str]
+) -> bool:
+    return [e.node.id for e in recorder.of(kind)] == node_ids
+
+
 def test_etcd_restarts_and_nothing_is_missed(own_etcd: EmbeddedEtcd, own_cluster: Cluster) -> None:
     own_cluster.defaults["lease_ttl"] = 10
     recorders = [Recorder(), Recorder()]
@@ -125,8 +132,8 @@ def test_etcd_restarts_and_nothing_is_missed(own_etcd: EmbeddedEtcd, own_cluster
         c.stop()
     d = own_cluster.node("d")
     for recorder in recorders:
-        eventually(lambda r=recorder: [e.node.id for e in r.of(NodeJoinEvent)] == ["c0", "c1", "d"])
-        eventually(lambda r=recorder: [e.node.id for e in r.of(NodeLeaveEvent)] == ["c0", "c1"])
+        eventually(partial(has_told, recorder, NodeJoinEvent, ["c0", "c1", "d"]))
+        eventually(partial(has_told, recorder, NodeLeaveEvent, ["c0", "c1"]))
         assert {e.reason for e in recorder.of(NodeLeaveEvent)} == {"graceful_shutdown"}
         assert not recorder.of(FencedEvent)
         assert not recorder.of(NodeRejoinEvent)
