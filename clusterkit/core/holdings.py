@@ -82,36 +82,41 @@ class Holdings:
             reset: The nodes whose copies are worthless: they are back with a new registration.
             gone: The nodes that are no members any more.
         """
-        # Whoever is gone or reset was in the row before: each of these partitions comes up below.
-        for node_id in (*gone, *reset):
+        # Where one of these is unproven it was in the row, so each such partition comes up below.
+        lost = {*gone, *reset}
+        for node_id in lost:
             for index in self._unproven.pop(node_id, ()):
                 self._uncount(index)
-        self._anyone = tuple(n for n in self._anyone if n not in gone and n not in reset)
+        if lost:
+            # A keeper need not be in the row. It must not pass for one when it comes back empty.
+            self._anyone = tuple(n for n in self._anyone if n not in lost)
+            for index, keepers in self._keepers.items():
+                self._keepers[index] = {n: had for n, had in keepers.items() if n not in lost}
         gains: list[Gain] = []
         for index, row in enumerate(new):
             before = old[index] if index < len(old) else ()
             if before == row and not (reset and any(n in reset for n in row)):
                 continue
-            kept = {
-                n: proven
-                for n, proven in self._keepers.get(index, {}).items()
-                if n not in reset and n not in gone
-            }
+            kept = dict(self._keepers.get(index, {}))
             for node_id in before:
-                if node_id in reset or node_id in gone:
+                if node_id in lost:
                     continue
                 pairs = self._unproven.get(node_id, {})
                 kept[node_id] = index not in pairs or kept.get(node_id, False)
                 if node_id not in row and pairs.pop(index, None) is not None:
                     self._uncount(index)
+            # Keepers that are back missed writes, unless nobody who could have taken them is left.
+            all_back = all(had and n in row and n not in before for n, had in kept.items())
             for place, node_id in enumerate(row):
                 if node_id not in before or node_id in reset:
-                    gains.append(Gain(index, node_id, epoch, needs_data=True))
-                    self._doubt(node_id, index, epoch)
+                    needs_data = not (all_back and node_id in kept)
+                    gains.append(Gain(index, node_id, epoch, needs_data))
+                    if needs_data:
+                        self._doubt(node_id, index, epoch)
                 elif place == 0 and before[0] != node_id:
                     unproven = index in self._unproven.get(node_id, ())
                     gains.append(Gain(index, node_id, epoch, needs_data=unproven))
-            if index in self._waiting:
+            if index in self._waiting or not row:  # without a holder nobody has taken it over
                 self._keepers[index] = kept
             else:
                 self._keepers.pop(index, None)
@@ -149,10 +154,13 @@ class Holdings:
     ) -> list[str]:
         """Whom to copy from: those proven to have the data, the old primary first, then by receipt.
 
-        Then come those who may have it, or a part of it: holders and keepers that have not proved
-        themselves. A node that this same change makes a holder is never among them, unless it has
-        kept its copy from before.
+        Then come those who may have it, or a part of it: keepers that never proved themselves, and
+        holders that became so before the gaining node did. A node that this same change makes a
+        holder is not among them, unless it has kept its copy from before. Of two holders neither of
+        which has proved itself only one is ever named to the other, since each may refuse to be
+        copied from until it is ready, and they would wait for each other for ever.
         """
+        gained = self._unproven.get(gain.node_id, {}).get(gain.index, gain.epoch)
         proven: list[str] = []
         doubtful: list[str] = []
         keepers = self._keepers.get(gain.index, {})
@@ -167,7 +175,7 @@ class Holdings:
             since = self._unproven.get(node_id, {}).get(gain.index)
             if since is None:
                 proven.append(node_id)
-            elif since < gain.epoch or kept:
+            elif since < gained or (kept and (since, node_id) < (gained, gain.node_id)):
                 doubtful.append(node_id)
 
         def rank(node_id: str) -> tuple[bool, int]:
