@@ -7,6 +7,8 @@ its holders has said, by its receipt, that its hooks up to the holder's newest c
 Terms: a *gain* is one (partition, node) pair where the node becomes a holder or the primary. A gain
 that needs data makes the pair *unproven* until the node's receipt reaches the gain's epoch. The
 *keepers* of a partition in motion are the nodes that held it in any view since it was last at rest.
+One that was still unproven when it ceased to be a holder may have all of it, a part, or nothing: a
+receipt is for all partitions of a node at once, so that nobody but the node itself can tell.
 """
 
 from __future__ import annotations
@@ -34,7 +36,11 @@ class Holdings:
     def __init__(self) -> None:
         self._unproven: dict[str, dict[int, int]] = {}  # node → partition → epoch of the gain
         self._waiting: dict[int, int] = {}  # partition → how many of its holders are unproven
-        self._keepers: dict[int, tuple[str, ...]] = {}
+        # partition → node → whether it once had all; of a holder `_unproven` tells more.
+        self._keepers: dict[int, dict[str, bool]] = {}
+        # Partitions found in motion, with nobody proven: any of these nodes may have them.
+        self._unknown: set[int] = set()
+        self._anyone: tuple[str, ...] = ()
 
     def assume(
         self,
@@ -49,11 +55,14 @@ class Holdings:
             for node_id, nonce in nonces.items()
             if (r := receipts.get(node_id)) is None or r.nonce != nonce or r.epoch < epoch
         }
+        self._anyone = tuple(sorted(nonces))
         for index, row in enumerate(rows):
             for node_id in row:
                 if node_id in behind:
-                    self._keepers.setdefault(index, row)
+                    self._keepers[index] = {n: n not in behind for n in row}
                     self._doubt(node_id, index, epoch)
+            if row and behind.issuperset(row):
+                self._unknown.add(index)
 
     def advance(
         self,
@@ -73,38 +82,45 @@ class Holdings:
             reset: The nodes whose copies are worthless: they are back with a new registration.
             gone: The nodes that are no members any more.
         """
-        # Whoever is gone or reset was in the row before: each of these partitions comes up below.
-        for node_id in (*gone, *reset):
+        # Where one of these is unproven it was in the row, so each such partition comes up below.
+        lost = {*gone, *reset}
+        for node_id in lost:
             for index in self._unproven.pop(node_id, ()):
                 self._uncount(index)
+        if lost:
+            # A keeper need not be in the row. It must not pass for one when it comes back empty.
+            self._anyone = tuple(n for n in self._anyone if n not in lost)
+            for index, keepers in self._keepers.items():
+                self._keepers[index] = {n: had for n, had in keepers.items() if n not in lost}
         gains: list[Gain] = []
         for index, row in enumerate(new):
             before = old[index] if index < len(old) else ()
             if before == row and not (reset and any(n in reset for n in row)):
                 continue
-            kept = [
-                n
-                for n in (*self._keepers.get(index, ()), *before)
-                if n not in reset and n not in gone
-            ]
+            kept = dict(self._keepers.get(index, {}))
             for node_id in before:
-                if (
-                    node_id not in row
-                    and self._unproven.get(node_id, {}).pop(index, None) is not None
-                ):
-                    kept = [n for n in kept if n != node_id]  # it never got the data
+                if node_id in lost:
+                    continue
+                pairs = self._unproven.get(node_id, {})
+                kept[node_id] = index not in pairs or kept.get(node_id, False)
+                if node_id not in row and pairs.pop(index, None) is not None:
                     self._uncount(index)
+            # Keepers that are back missed writes, unless nobody who could have taken them is left.
+            all_back = all(had and n in row and n not in before for n, had in kept.items())
             for place, node_id in enumerate(row):
                 if node_id not in before or node_id in reset:
-                    gains.append(Gain(index, node_id, epoch, needs_data=True))
-                    self._doubt(node_id, index, epoch)
+                    needs_data = not (all_back and node_id in kept)
+                    gains.append(Gain(index, node_id, epoch, needs_data))
+                    if needs_data:
+                        self._doubt(node_id, index, epoch)
                 elif place == 0 and before[0] != node_id:
                     unproven = index in self._unproven.get(node_id, ())
                     gains.append(Gain(index, node_id, epoch, needs_data=unproven))
-            if index in self._waiting:
-                self._keepers[index] = tuple(dict.fromkeys(kept))
+            if index in self._waiting or not row:  # without a holder nobody has taken it over
+                self._keepers[index] = kept
             else:
                 self._keepers.pop(index, None)
+                self._unknown.discard(index)
         return gains
 
     def prove(self, node_id: str, epoch: int) -> list[tuple[int, tuple[str, ...]]]:
@@ -121,7 +137,8 @@ class Holdings:
             del pairs[index]
             self._uncount(index)
             if index not in self._waiting:
-                rested.append((index, self._keepers.pop(index, ())))
+                rested.append((index, tuple(self._keepers.pop(index, ()))))
+                self._unknown.discard(index)
         if not pairs:
             del self._unproven[node_id]
         return rested
@@ -137,18 +154,25 @@ class Holdings:
     ) -> list[str]:
         """Whom to copy from: those proven to have the data, the old primary first, then by receipt.
 
-        A node that this same change makes a holder is never among them; one that an earlier change
-        made a holder and that has not proved itself yet comes last, as it may have a part.
+        Then come those who may have it, or a part of it: holders and keepers that have not proved
+        themselves. A node that this same change makes a holder is never among them, unless it has
+        kept its copy from before.
         """
         proven: list[str] = []
         doubtful: list[str] = []
-        for node_id in dict.fromkeys((*self._keepers.get(gain.index, ()), *row)):
+        keepers = self._keepers.get(gain.index, {})
+        anyone = self._anyone if gain.index in self._unknown else ()
+        for node_id in dict.fromkeys((*keepers, *row, *anyone)):
             if node_id == gain.node_id or node_id not in members:
+                continue
+            kept = keepers.get(node_id, False)
+            if node_id not in row:
+                (proven if kept else doubtful).append(node_id)
                 continue
             since = self._unproven.get(node_id, {}).get(gain.index)
             if since is None:
                 proven.append(node_id)
-            elif since < gain.epoch:
+            elif since < gain.epoch or kept:
                 doubtful.append(node_id)
 
         def rank(node_id: str) -> tuple[bool, int]:
@@ -156,6 +180,10 @@ class Holdings:
             return node_id != old_primary, -(receipt.epoch if receipt else 0)
 
         return sorted(proven, key=rank) + sorted(doubtful, key=rank)
+
+    def keeps(self, gain: Gain) -> bool:
+        """Whether the node that gains the partition has kept its copy from before."""
+        return self._keepers.get(gain.index, {}).get(gain.node_id, False)
 
     def _doubt(self, node_id: str, index: int, epoch: int) -> None:
         pairs = self._unproven.setdefault(node_id, {})

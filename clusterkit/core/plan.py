@@ -194,24 +194,24 @@ class Ledger:
             entry = self.entries[pair]
             index, node_id = pair
             affected.add(node_id)
+            sources = holdings.sources(
+                entry.gain,
+                rows[index],
+                old_primary=entry.old_primary,
+                receipts=state.receipts,
+                members=state.members,
+            )
             events.append(
                 PartitionChangeEvent(
                     timestamp=entry.since,
                     revision=state.revision,
                     event_id=entry.event_id,
                     partition_id=partition_id(index),
-                    copy_from_nodes=tuple(
-                        state.members[n].node
-                        for n in holdings.sources(
-                            entry.gain,
-                            rows[index],
-                            old_primary=entry.old_primary,
-                            receipts=state.receipts,
-                            members=state.members,
-                        )
-                    ),
+                    copy_from_nodes=tuple(state.members[n].node for n in sources),
                     copy_to_node=state.members[node_id].node,
-                    needs_data=entry.gain.needs_data,
+                    # If nobody else has it, what the target has kept is the best copy there is.
+                    needs_data=entry.gain.needs_data
+                    and (bool(sources) or not holdings.keeps(entry.gain)),
                     change_reason=entry.cause.reason,
                     old_primary=entry.old_primary,
                     new_primary=rows[index][0],

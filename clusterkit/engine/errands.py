@@ -65,17 +65,11 @@ class Errands:
                 logger.exception("a write to etcd failed in a way that is a defect")
 
     def _write_receipt(self, write: WriteReceipt) -> None:
-        put = Put(
-            self._keys.applied(self._node_id),
-            codec.encode_receipt(write.receipt),
-            write.session.lease_id,
-        )
-        # Compared with the own sign of life, so that no receipt is written by a stay that is over.
-        own = Compare(self._keys.node(self._node_id), "lease", "==", write.session.lease_id)
+        txn = receipt_txn(self._keys, self._node_id, write)
         retry = 0.1
         while write is self._newest and not write.session.lost and not self._closed.is_set():
             try:
-                self._store.txn(Txn((own,), (put,)), timeout=self._timeout)
+                self._store.txn(txn, timeout=self._timeout)
                 return
             except StoreError as e:
                 logger.info("writing the receipt failed and will be retried: %s", e)
@@ -83,6 +77,18 @@ class Errands:
             retry = min(retry * 2, _LAST_RETRY)
 
     def _write_history(self, write: CloseHistory) -> None:
-        key = self._keys.history(write.node_id)
-        unchanged = Compare(key, "mod", "==", write.revision)
-        self._store.txn(Txn((unchanged,), (Put(key, write.value),)), timeout=self._timeout)
+        self._store.txn(history_txn(self._keys, write), timeout=self._timeout)
+
+
+def receipt_txn(keys: Keys, node_id: str, write: WriteReceipt) -> Txn:
+    """Writes a receipt; not for a stay that is over: its key is compared."""
+    lease = write.session.lease_id
+    own = Compare(keys.node(node_id), "lease", "==", lease)
+    put = Put(keys.applied(node_id), codec.encode_receipt(write.receipt), lease)
+    return Txn((own,), (put,))
+
+
+def history_txn(keys: Keys, write: CloseHistory) -> Txn:
+    """Writes a history, if it is still the one that the write was made from."""
+    key = keys.history(write.node_id)
+    return Txn((Compare(key, "mod", "==", write.revision),), (Put(key, write.value),))

@@ -24,7 +24,7 @@ from ..core.holdings import Gain, Holdings
 from ..core.keys import Keys
 from ..core.membership import Change, Left, RebalanceRequested, Rejoined, State
 from ..core.placement import Row
-from ..core.records import Receipt
+from ..core.records import EndReason, Receipt
 from ..events import (
     ClusterHealthEvent,
     Event,
@@ -201,8 +201,21 @@ class Machine:
 
     def registered(self, session: Session, at: Instant) -> list[Effect]:
         """The join was applied. The view may have it already, or will."""
+        if self._kit_state is KitState.DRAINING:
+            return self._done(at)  # whoever stops the node ends this stay as well
         self._session = session
         self._doubted = False
+        # The view may be further still: what ended the stay came before there was a session.
+        past = self._state.history.get(self._me)
+        if past is not None and (end := past.end_of(session.nonce)) is not None:
+            self._ended(end.reason, at)
+        elif (
+            past is not None
+            and past.open is not None
+            and past.open.nonce == session.nonce
+            and self._me not in self._state.members
+        ):
+            self._ended("health_check_failure", at)  # nobody wrote why
         return self._done(at)
 
     def register_failed(
@@ -351,17 +364,24 @@ class Machine:
         if change.record.node.id != self._me:
             return
         if isinstance(change, Left) and change.record.nonce == session.nonce:
-            if change.reason == "removed_by_admin":
-                self._displaced(
-                    "an administrator removed this node; call rejoin() or restart it", at
-                )
-            else:
-                self._lost("this node's key was seen to go", at)
+            self._ended(change.reason, at)
         elif isinstance(change, Rejoined) and change.record.nonce not in (
             session.nonce,
             self._expected,
         ):
-            self._displaced("another process has taken over this node's id", at)
+            self._ended("replaced", at)
+
+    def _ended(self, reason: EndReason, at: Instant) -> None:
+        """This node's present stay is over, and not because it left."""
+        match reason:
+            case "removed_by_admin":
+                self._displaced(
+                    "an administrator removed this node; call rejoin() or restart it", at
+                )
+            case "replaced":
+                self._displaced("another process has taken over this node's id", at)
+            case _:
+                self._lost("this node's key was seen to go", at)
 
     def _lost(self, reason: str, at: Instant) -> None:
         session = self._session
@@ -429,6 +449,8 @@ class Machine:
         for gain in gains:
             last = old_rows[gain.index] if gain.index < len(old_rows) else ()
             if not gain.needs_data or not last or self._sources(gain):
+                continue
+            if self._holdings.keeps(gain):
                 continue
             name = partition_id(gain.index)
             event = PartitionLostEvent(
@@ -585,7 +607,9 @@ class Machine:
             self._kit_state = KitState.FENCED
 
     def _assess(self, registered: bool, at: Instant) -> None:
-        fenced = self._live and not self._observer and (self._doubted or not registered)
+        # A node sees its own join before it knows that the join was applied: no reason to worry.
+        waiting = not registered and self._kit_state is not KitState.JOINING
+        fenced = self._live and not self._observer and (self._doubted or waiting)
         failing = self.ledger.failing()
         last = self._assessed
         same = last is not None and last[0] is self._state and last[1:] == (fenced, failing)

@@ -30,7 +30,7 @@ from . import machine as m
 from .departures import CloseHistory
 from .errands import Errands
 from .executors import Executors, JobEnded
-from .jobs import CancelJob, StartJob
+from .jobs import CancelJob, HookSlow, HookTimedOut, StartJob
 from .join import DisplacedError, Joiner, Profile
 from .session import KeepAlive, LeaseDoubted, LeaseLost, LeaseProven, Session
 from .snapshot import Snapshot
@@ -39,6 +39,7 @@ from .watcher import Changed, Reread, WatchBroke, Watcher
 logger = logging.getLogger(__name__)
 
 _JOIN_SECONDS = 2.0
+_CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,9 +300,12 @@ class Runner:
         wake_at = None if self.failure is not None else self._machine.wake_at()
         if wake_at is None:
             return self._queue.get()
+        # A closed application loop tells nobody: whoever waits for hooks looks now and then.
+        timeout = min(max(0.0, wake_at - self._clock.monotonic()), _CHECK_SECONDS)
         try:
-            return self._queue.get(timeout=max(0.0, wake_at - self._clock.monotonic()))
+            return self._queue.get(timeout=timeout)
         except queue.Empty:
+            self._executors.check()
             return None
 
     def _tell(self, message: _Message | None) -> list[m.Effect]:
@@ -340,6 +344,21 @@ class Runner:
                 self.snapshot = snapshot
             case CancelJob(job_id, reason):
                 self._executors.cancel(job_id, reason)
+            case HookSlow(job):
+                logger.warning(
+                    "hook %s is slow; it stands here:\n%s",
+                    job.spec.name,
+                    self._executors.where(job.id) or "(its stack cannot be told)",
+                    extra={"ck_event_id": job.event.event_id},
+                )
+            case HookTimedOut(job):
+                logger.error(
+                    "hook %s is out of time after %s s and counts as failed; it stands here:\n%s",
+                    job.spec.name,
+                    job.timeout,
+                    self._executors.where(job.id) or "(its stack cannot be told)",
+                    extra={"ck_event_id": job.event.event_id},
+                )
             case m.Note(level, message, args, extra):
                 logger.log(level, message, *args, extra=dict(extra))
             case m.WriteReceipt():

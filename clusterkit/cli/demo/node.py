@@ -66,7 +66,8 @@ class DemoNode:
         record_all(self.kit, self.id, self._say)
         self.kit.on_node_rejoin(mine=True)(self._clear)
         if not args.without_hooks:
-            self.kit.on_partition_change(mine=True)(self._migrate)
+            # A source that is itself still copying says so; a moment later it has it all.
+            self.kit.on_partition_change(mine=True, retries=8)(self._migrate)
 
     def run(self) -> int:
         """Obeys standard input until ``stop`` or its end; the exit code."""
