@@ -145,8 +145,10 @@ class Truth:
     def __init__(self) -> None:
         self.had: list[set[str]] = [set() for _ in range(PARTITIONS)]
         """Who had all of it once since the partition was last at rest, and keeps it."""
-        self.part: list[set[str]] = [set() for _ in range(PARTITIONS)]
-        """Who holds it no more, and nobody knows how much of it had come by then."""
+        self.part: list[dict[str, int]] = [{} for _ in range(PARTITIONS)]
+        """Who holds it no more, and nobody knows how much of it had come by then: lacking since."""
+        self.first: list[set[str]] = [set() for _ in range(PARTITIONS)]
+        """Who began with it when there was nothing of it: what they have is all there is."""
         self.lacks: list[dict[str, int]] = [{} for _ in range(PARTITIONS)]
         """The holders that have yet to say that they have it: since which epoch."""
 
@@ -161,12 +163,19 @@ class Truth:
             before = set(old.rows[index]) - lost
             had, part, lacks = self.had[index], self.part[index], self.lacks[index]
             had -= lost
-            part -= lost
-            for node_id in lost & lacks.keys():
-                del lacks[node_id]
+            self.first[index] -= lost
+            for node_id in lost:
+                lacks.pop(node_id, None)
+                part.pop(node_id, None)
+            if not (had or part or before):
+                self.first[index] = set(row)
             for node_id in before - set(row):
-                if lacks.pop(node_id, None) is not None and node_id not in had:
-                    part.add(node_id)
+                since = lacks.pop(node_id, None)
+                if since is not None and node_id in self.first[index]:
+                    had.add(node_id)
+                    part.pop(node_id, None)
+                elif since is not None and node_id not in had:
+                    part[node_id] = since
             # Whoever let go of it missed writes, unless nobody else is left who could have any.
             untouched = not before and not part and had <= set(row)
             for node_id in set(row) - before:
@@ -179,13 +188,13 @@ class Truth:
         for index, row in enumerate(rows):
             if node_id in row and self.lacks[index].pop(node_id, None) is not None:
                 self.had[index].add(node_id)
-                self.part[index].discard(node_id)
+                self.part[index].pop(node_id, None)
                 self.rest(index, row)
 
     def rest(self, index: int, row: Row) -> None:
         """Once all holders have the data, those who let go of it may delete it."""
         if row and not self.lacks[index]:
-            self.had[index], self.part[index] = set(row), set()
+            self.had[index], self.part[index], self.first[index] = set(row), {}, set()
 
     def sources(self, gain: Gain, row: Row) -> tuple[set[str], set[str]]:
         """Those who have the data, and those who may have it or a part of it."""
@@ -197,7 +206,8 @@ class Truth:
             for n, since in lacks.items()
             if n != me and (since < mine[0] or (n in had and (since, n) < mine))
         }
-        return had - lacks.keys(), partly | (self.part[gain.index] - {me} - set(row))
+        gone = {n for n, since in self.part[gain.index].items() if since < mine[0]}
+        return had - lacks.keys(), partly | (gone - {me} - set(row))
 
 
 def with_truth(history: History) -> Iterator[tuple[Follower, list[Gain], Truth]]:
