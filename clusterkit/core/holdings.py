@@ -153,6 +153,8 @@ class Holdings:
         themselves. A node that this same change makes a holder is never among them, unless it has
         kept its copy from before.
         """
+        # A promotion comes with a later epoch; two who wait for each other's data must not be.
+        own = self._unproven.get(gain.node_id, {}).get(gain.index, gain.epoch)
         proven: list[str] = []
         doubtful: list[str] = []
         keepers = self._keepers.get(gain.index, {})
@@ -167,7 +169,7 @@ class Holdings:
             since = self._unproven.get(node_id, {}).get(gain.index)
             if since is None:
                 proven.append(node_id)
-            elif since < gain.epoch or kept:
+            elif since < own or kept or node_id in anyone:
                 doubtful.append(node_id)
 
         def rank(node_id: str) -> tuple[bool, int]:

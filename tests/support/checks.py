@@ -123,17 +123,19 @@ def _rebalances(life: Life) -> None:
     ids = [call.event.event_id for call in starts]
     assert len(set(ids)) == len(ids)
     done = [call.event.event_id for call in completes]
-    assert done == ids[: len(done)]
+    assert len(set(done)) == len(done)
     if life.running and life.dispatcher.idle:
-        assert done == ids, f"{life.node_id}: a rebalance did not complete"
-
+        assert sorted(done) == sorted(ids), f"{life.node_id}: a rebalance did not complete"
+    if any(call.timed_out is not None for call in (*starts, *completes)):
+        return  # the hooks of rebalances to come wait behind it, and hold up nobody
+    assert done == ids[: len(done)]
     for start in starts:
         for call in news:
-            # What waits for a hook that is out of time and has not ended holds up nobody.
+            # What was queued behind a hook that is out of time and had not ended holds up nobody.
             stuck = any(
                 n.timed_out is not None
-                and n.timed_out < start.place
-                and (n.ended is None or n.ended > start.place)
+                and n.place < call.place
+                and (n.ended_revision is None or n.ended_revision >= call.event.revision)
                 for n in news
             )
             if call.event.revision <= start.event.revision and not stuck:

@@ -80,6 +80,7 @@ class Call:
     place: int
     mode: Mode
     ended: int | None = None
+    ended_revision: int | None = None
     timed_out: int | None = None
     error: BaseException | None = None
 
@@ -220,7 +221,7 @@ class Life:
         self.delay = 0.0
         self.late_news = 0.0  # how long the news of an own join takes from the joiner
         self.running = True
-        self.reached = False
+        self.begun = self.reached = False
         self.next = 0  # the first batch of the log that it has not been given
         self.revision = 0
         self.steps: list[Step] = []
@@ -242,7 +243,7 @@ class Life:
         self.revision = read.revision
         self.next = len(self.sim.log)
         self.tell(self.machine.begin(read, self.at()))
-        self.reached = True
+        self.begun = self.reached = True
         self._join(None)
 
     def _join(self, after: str | None) -> None:
@@ -287,7 +288,7 @@ class Life:
 
     def heal(self) -> None:
         self.store.reconnect()
-        self.reached = True
+        self.reached = self.begun
         self.sim.deliver_soon(self)
 
     def at(self) -> Instant:
@@ -412,7 +413,7 @@ class Life:
     def _end(self, call: Call, error: BaseException | None) -> None:
         if call.ended is not None:
             return
-        call.ended = self.sim.place()
+        call.ended, call.ended_revision = self.sim.place(), self.revision
         del self.open[call.job.id]
         if error is None:
             error = self._work(call)
@@ -582,7 +583,9 @@ class Simulation:
                 return None
         for source in event.copy_from_nodes:
             holder = self.life(source.id)
-            if holder is None or holder.machine.ledger.pending_for(index, source.id):
+            owed = holder and holder.machine.ledger.entries.get((index, source.id))
+            # One that was told later may wait for this very node: nobody waits for that one.
+            if holder is None or (owed is not None and owed.gain.epoch <= gained):
                 return CopyError(f"{source.id} has yet to get {partition} itself")
         # Nobody has it, and nobody will: the application begins anew.
         for other in alive.values():
