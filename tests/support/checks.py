@@ -73,7 +73,7 @@ def _node_events(sim: Simulation, life: Life) -> None:
     for step in life.steps:
         before, after = sim.members[_known(sim, step.old)], sim.members[_known(sim, step.new)]
         me = after.get(life.node_id)
-        live = live or (me is not None and me.node.incarnation == life.incarnation)
+        live = live or (me is not None and me.nonce == step.expected)
         if not live:
             continue
         arrivals: list[tuple[str, ...]] = []

@@ -31,6 +31,7 @@ from clusterkit.core.records import (
     NodeRecord,
     Process,
     RebalanceRequest,
+    Receipt,
 )
 from clusterkit.engine.departures import CloseHistory
 from clusterkit.engine.dispatcher import Dispatcher
@@ -125,17 +126,22 @@ class _VirtualEvent(threading.Event):
 class _Recorder(Dispatcher):
     """The real dispatcher, and a record of the rebalances that it is told of."""
 
-    def __init__(self, specs: Sequence[HookSpec], node_id: str, sim: Simulation) -> None:
+    def __init__(self, life: Life) -> None:
         super().__init__(
-            specs,
-            node_id=node_id,
+            _hooks(),
+            node_id=life.node_id,
             max_concurrent=SLOTS,
             reserved=RESERVED,
             hook_timeout=HOOK_TIMEOUT,
             migration_timeout=MIGRATION_TIMEOUT,
         )
-        self._sim = sim
+        self._life, self._sim = life, life.sim
         self.plans: list[Plan] = []
+
+    def news(self, kind: HookKind, event: Event, now: float, *args: object) -> list[Action]:
+        if isinstance(event, PartitionDropEvent):
+            self._sim.may_drop(self._life, event)
+        return super().news(kind, event, now, *args)
 
     def rebalance(
         self,
@@ -178,10 +184,11 @@ def _hooks() -> tuple[HookSpec, ...]:
 
 @dataclass(frozen=True)
 class Step:
-    """One advance of a machine, from one revision to another."""
+    """One advance of a machine, from one revision to another; ``expected`` is its newest stay."""
 
     old: int
     new: int
+    expected: str
 
 
 class Life:
@@ -192,7 +199,7 @@ class Life:
         self.node_id = node_id
         self.incarnation = f"inc-{sim.number()}"
         self.store = MemoryStore(sim.server)
-        self.dispatcher = _Recorder(_hooks(), node_id, sim)
+        self.dispatcher = _Recorder(self)
         self.machine = Machine(
             keys=sim.keys,
             node_id=node_id,
@@ -230,6 +237,8 @@ class Life:
         self.snapshot: Snapshot | None = None
         self.session: Session | None = None
         self.doubted = False
+        self.expected = ""
+        self.receipt: WriteReceipt | None = None
 
     # -- its life ----------------------------------------------------------------------------
 
@@ -249,6 +258,7 @@ class Life:
     def _join(self, after: str | None) -> None:
         nonce = f"n{self.sim.number()}"
         self.machine.expect(nonce)
+        self.expected = nonce
         try:
             session = self.joiner.join(nonce, after=after, cancelled=self.cancelled)
         except ClusterKitError as e:
@@ -302,7 +312,7 @@ class Life:
             batch = self.sim.log[self.next]
             self.next += 1
             if batch.revision > self.revision:
-                self.steps.append(Step(self.revision, batch.revision))
+                self.steps.append(Step(self.revision, batch.revision, self.expected))
                 self.revision = batch.revision
                 self.tell(self.machine.changed(batch, self.at()))
 
@@ -311,7 +321,7 @@ class Life:
         if not self.reached:
             return
         read = self.store.range(self.sim.keys.root, timeout=_CALL)
-        self.steps.append(Step(self.revision, read.revision))
+        self.steps.append(Step(self.revision, read.revision, self.expected))
         self.revision = read.revision
         self.tell(self.machine.reread(read, "simulated", self.at()))
 
@@ -370,11 +380,11 @@ class Life:
                 self.snapshot = snapshot
                 self.sim.published(snapshot)
             case WriteReceipt():
-                txn = receipt_txn(self.sim.keys, self.node_id, effect)
-                self.sim.after(0.01, lambda: self._write(txn, effect.session), self)
+                self.receipt = effect
+                self.sim.after(0.01, lambda: self._write_receipt(effect), self)
             case CloseHistory():
                 txn = history_txn(self.sim.keys, effect)
-                self.sim.after(0.01, lambda: self._write(txn, None), self)
+                self.sim.after(0.01, lambda: self._write(txn), self)
             case Register(after, delay):
                 self.sim.after(delay, lambda: self._join(after), self)
             case Drop(session):
@@ -384,13 +394,20 @@ class Life:
             case _:
                 pass  # what only the log hears
 
-    def _write(self, txn: Txn, session: Session | None) -> None:
+    def _write_receipt(self, write: WriteReceipt) -> None:
+        """As often as it takes, unless there is a newer one."""
+        if self.receipt is not write or write.session.lost:
+            return
+        if not self._write(receipt_txn(self.sim.keys, self.node_id, write)):
+            self.sim.after(0.5, lambda: self._write_receipt(write), self)
+
+    def _write(self, txn: Txn) -> bool:
         try:
             self.store.txn(txn, timeout=_CALL)
         except StoreError:
-            if session is not None and not session.lost:  # a receipt is written until it is there
-                self.sim.after(0.5, lambda: self._write(txn, session), self)
+            return False
         self.sim.collect()
+        return True
 
     def _revoke(self, session: Session) -> None:
         try:
@@ -521,7 +538,11 @@ class Simulation:
                 written.update({d.registration.nonce: d for d in past.departures})
         for event in batch.events:
             parsed = self.keys.parse(event.kv.key)
-            if parsed is None or parsed.kind not in ("nodes", "alive"):
+            if parsed is None or parsed.kind not in ("nodes", "alive", "applied"):
+                continue
+            if parsed.kind == "applied":
+                if event.kind == "put":
+                    self._check_receipt(parsed.node_id, codec.decode_receipt(event.kv.value))
                 continue
             if parsed.kind == "alive":
                 if event.kind == "delete":
@@ -536,6 +557,13 @@ class Simulation:
                 end = written.get(before.nonce)
                 self.ends[before.nonce] = "health_check_failure" if end is None else end.reason
         self.members[batch.revision] = members
+
+    def _check_receipt(self, node_id: str, receipt: Receipt) -> None:
+        """A receipt is true: its node has what it held then."""
+        mine = self.data.get((node_id, receipt.nonce), {})
+        for index, row in enumerate(self.rows[receipt.epoch]):
+            if node_id in row and f"partition-{index}" not in mine:
+                self.faults.append(f"{node_id} gave a receipt, and lacks partition-{index}")
 
     def _check_fenced(self, node_id: str, incarnation: str) -> None:
         for life in self.lives:
@@ -585,7 +613,7 @@ class Simulation:
             holder = self.life(source.id)
             owed = holder and holder.machine.ledger.entries.get((index, source.id))
             # One that was told later may wait for this very node: nobody waits for that one.
-            if holder is None or (owed is not None and owed.gain.epoch <= gained):
+            if holder is None or (owed is not None and owed.gain.epoch < gained):
                 return CopyError(f"{source.id} has yet to get {partition} itself")
         # Nobody has it, and nobody will: the application begins anew.
         for other in alive.values():
@@ -595,13 +623,21 @@ class Simulation:
         mine[partition] = gained
         return None
 
+    def may_drop(self, life: Life, event: PartitionDropEvent) -> None:
+        """Checks that those who hold the partition really have it, unless their process is gone."""
+        index, epoch = partition_index(event.partition_id), int(event.event_id.split("/")[-1])
+        assert index is not None
+        alive = self.alive()
+        for holder in self.rows[epoch][index]:
+            stay = alive.get(holder)
+            if stay is not None and event.partition_id not in self.data.get(stay, {}):
+                self.faults.append(f"{life.node_id} is to drop what {holder} has not got")
+
     def drop(self, life: Life, event: PartitionDropEvent) -> None:
-        mine = self.alive().get(life.node_id)
-        partition = event.partition_id
-        if mine is None or self.data.get(mine, {}).pop(partition, None) is None:
-            return
-        if not any(partition in self.data.get(r, {}) for r in self.alive().values()):
-            self.faults.append(f"{life.node_id} dropped the last copy of {partition}")
+        mine = self.data.get(self.alive().get(life.node_id, ("", "")), {})
+        gained = mine.pop(event.partition_id, 0)
+        if gained > int(event.event_id.split("/")[-1]):
+            self.faults.append(f"{life.node_id} dropped a copy that it had got since")
 
     # -- what happens ------------------------------------------------------------------------
 
