@@ -381,6 +381,7 @@ class Life:
                 self.sim.published(snapshot)
             case WriteReceipt():
                 self.receipt = effect
+                self.sim.check_receipt(self.node_id, effect.receipt)
                 self.sim.after(0.01, lambda: self._write_receipt(effect), self)
             case CloseHistory():
                 txn = history_txn(self.sim.keys, effect)
@@ -538,11 +539,7 @@ class Simulation:
                 written.update({d.registration.nonce: d for d in past.departures})
         for event in batch.events:
             parsed = self.keys.parse(event.kv.key)
-            if parsed is None or parsed.kind not in ("nodes", "alive", "applied"):
-                continue
-            if parsed.kind == "applied":
-                if event.kind == "put":
-                    self._check_receipt(parsed.node_id, codec.decode_receipt(event.kv.value))
+            if parsed is None or parsed.kind not in ("nodes", "alive"):
                 continue
             if parsed.kind == "alive":
                 if event.kind == "delete":
@@ -558,7 +555,7 @@ class Simulation:
                 self.ends[before.nonce] = "health_check_failure" if end is None else end.reason
         self.members[batch.revision] = members
 
-    def _check_receipt(self, node_id: str, receipt: Receipt) -> None:
+    def check_receipt(self, node_id: str, receipt: Receipt) -> None:
         """A receipt is true: its node has what it held then."""
         mine = self.data.get((node_id, receipt.nonce), {})
         for index, row in enumerate(self.rows[receipt.epoch]):
@@ -624,10 +621,13 @@ class Simulation:
         return None
 
     def may_drop(self, life: Life, event: PartitionDropEvent) -> None:
-        """Checks that those who hold the partition really have it, unless their process is gone."""
+        """Checks that another has the data, unless the processes of all that had it are gone."""
         index, epoch = partition_index(event.partition_id), int(event.event_id.split("/")[-1])
         assert index is not None
         alive = self.alive()
+        others = [stay for node_id, stay in alive.items() if node_id != life.node_id]
+        if any(event.partition_id in self.data.get(stay, {}) for stay in others):
+            return
         for holder in self.rows[epoch][index]:
             stay = alive.get(holder)
             if stay is not None and event.partition_id not in self.data.get(stay, {}):
