@@ -71,7 +71,7 @@ def _node_events(sim: Simulation, life: Life) -> None:
     expected: list[tuple[str, ...]] = []
     live = False
     for step in life.steps:
-        before, after = sim.members[_known(sim, step.old)], sim.members[_known(sim, step.new)]
+        before, after = sim.members_at(step.old), sim.members_at(step.new)
         me = after.get(life.node_id)
         live = live or (me is not None and me.nonce == step.expected)
         if not live:
@@ -94,13 +94,6 @@ def _node_events(sim: Simulation, life: Life) -> None:
     assert revisions == sorted(revisions)
     if life.running and life.dispatcher.idle:
         assert actual == expected, f"{life.node_id} was not told everything"
-
-
-def _known(sim: Simulation, revision: int) -> int:
-    """The newest revision up to this one that changed anything of the cluster."""
-    while revision not in sim.members:
-        revision -= 1
-    return revision
 
 
 def _told(call: Call) -> tuple[str, ...]:

@@ -465,7 +465,7 @@ class Simulation:
         self.keys = Keys.of("/clusterkit", "sim")
         self.lives: list[Life] = []
         self.log: list[WatchBatch] = []
-        self.members: dict[int, dict[str, NodeRecord]] = {1: {}}
+        self.members: dict[int, dict[str, NodeRecord]] = {0: {}}
         self.ends: dict[str, str] = {}
         self.rows: dict[int, Sequence[Row]] = {}
         self.faults: list[str] = []
@@ -555,6 +555,10 @@ class Simulation:
                 self.ends[before.nonce] = "health_check_failure" if end is None else end.reason
         self.members[batch.revision] = members
 
+    def members_at(self, revision: int) -> dict[str, NodeRecord]:
+        """The members as of a revision, whether or not it changed anything of the cluster."""
+        return self.members[max(r for r in self.members if r <= revision)]
+
     def check_receipt(self, node_id: str, receipt: Receipt) -> None:
         """A receipt is true: its node has what it held then."""
         mine = self.data.get((node_id, receipt.nonce), {})
@@ -625,18 +629,18 @@ class Simulation:
         index, epoch = partition_index(event.partition_id), int(event.event_id.split("/")[-1])
         assert index is not None
         alive = self.alive()
-        others = [stay for node_id, stay in alive.items() if node_id != life.node_id]
-        if any(event.partition_id in self.data.get(stay, {}) for stay in others):
+        # From here on it may be gone at any moment, so nobody may count on it.
+        self.data.get(alive.get(life.node_id, ("", "")), {}).pop(event.partition_id, None)
+        if any(event.partition_id in self.data.get(stay, {}) for stay in alive.values()):
             return
+        seen = self.members_at(life.revision)
         for holder in self.rows[epoch][index]:
-            stay = alive.get(holder)
-            if stay is not None and event.partition_id not in self.data.get(stay, {}):
+            if holder in seen and (holder, seen[holder].nonce) in alive.values():
                 self.faults.append(f"{life.node_id} is to drop what {holder} has not got")
 
     def drop(self, life: Life, event: PartitionDropEvent) -> None:
-        mine = self.data.get(self.alive().get(life.node_id, ("", "")), {})
-        gained = mine.pop(event.partition_id, 0)
-        if gained > int(event.event_id.split("/")[-1]):
+        stay = self.alive().get(life.node_id, ("", ""))
+        if event.partition_id in self.data.get(stay, {}):
             self.faults.append(f"{life.node_id} dropped a copy that it had got since")
 
     # -- what happens ------------------------------------------------------------------------
