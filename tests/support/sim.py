@@ -621,7 +621,8 @@ class Simulation:
             since = self.data.get(other, {}).get(partition)
             if since is not None and since < gained:
                 self.faults.append(f"{node_id} began {partition} anew although {other[0]} has it")
-        mine[partition] = gained
+        # Whoever gained it by now, and was not told of a source either, may begin it anew as well.
+        mine[partition] = max(self.rows)
         return None
 
     def may_drop(self, life: Life, event: PartitionDropEvent) -> None:
