@@ -631,7 +631,7 @@ class Simulation:
         assert index is not None
         alive = self.alive()
         # From here on it may be gone at any moment, so nobody may count on it.
-        self.data.get(alive.get(life.node_id, ("", "")), {}).pop(event.partition_id, None)
+        self.data.get((life.node_id, life.expected), {}).pop(event.partition_id, None)
         if any(event.partition_id in self.data.get(stay, {}) for stay in alive.values()):
             return
         seen = self.members_at(life.revision)
@@ -640,8 +640,7 @@ class Simulation:
                 self.faults.append(f"{life.node_id} is to drop what {holder} has not got")
 
     def drop(self, life: Life, event: PartitionDropEvent) -> None:
-        stay = self.alive().get(life.node_id, ("", ""))
-        if event.partition_id in self.data.get(stay, {}):
+        if event.partition_id in self.data.get((life.node_id, life.expected), {}):
             self.faults.append(f"{life.node_id} dropped a copy that it had got since")
 
     # -- what happens ------------------------------------------------------------------------
