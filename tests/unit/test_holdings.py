@@ -37,10 +37,16 @@ class Story:
         old_primary: str | None = None,
         receipts: Mapping[str, Receipt] | None = None,
         members: Collection[str] = ALL,
+        again: bool = False,
     ) -> str:
         row = self.rows[gain.index]
         found = self.holdings.sources(
-            gain, row, old_primary=old_primary, receipts=receipts or {}, members=members
+            gain,
+            row,
+            old_primary=old_primary,
+            receipts=receipts or {},
+            members=members,
+            again=again,
         )
         return "".join(found)
 
@@ -189,11 +195,22 @@ def test_of_two_that_wait_for_data_only_one_is_named_to_the_other() -> None:
     assert (story.sources(first), story.sources(promoted), story.sources(second)) == ("", "", "a")
 
 
-def test_of_two_keepers_that_come_back_only_one_is_named_to_the_other() -> None:
+def test_of_keepers_that_come_back_only_one_is_named_to_the_other_again() -> None:
     story = Story("ab")
     story.to("cd")
     gains = story.to("abc")
-    assert [(g.node_id, story.sources(g)) for g in gains] == [("a", "d"), ("b", "ad")]
+    assert [(g.node_id, story.sources(g)) for g in gains] == [("a", "bcd"), ("b", "acd")]
+    again = [(g.node_id, story.sources(g, again=True)) for g in gains]
+    assert again == [("a", "d"), ("b", "ad")]
+
+
+def test_who_has_the_data_without_a_receipt_is_asked_by_one_that_is_back() -> None:
+    # c never got it and went; b did get it from a, and could not say so before a went.
+    story = Story("ad")
+    story.to("ca", gone={"d"})
+    story.to("ba")
+    gains = story.to("bc", gone={"a"})
+    assert [(g.node_id, story.sources(g)) for g in gains] == [("c", "b")]
 
 
 def test_no_holder_at_all_is_no_rest() -> None:
