@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from types import MappingProxyType
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterkit.core.holdings import Gain, Holdings
@@ -25,7 +25,7 @@ from clusterkit.events import PartitionChangeEvent
 from clusterkit.model import Node
 
 PARTITIONS = 6
-NODES = "abcd"
+NODES = "abc"
 T0 = datetime(2024, 1, 1, tzinfo=UTC)
 CAUSE = Cause("node_join", None)
 
@@ -145,8 +145,10 @@ class Truth:
     def __init__(self) -> None:
         self.had: list[set[str]] = [set() for _ in range(PARTITIONS)]
         """Who had all of it once since the partition was last at rest, and keeps it."""
-        self.part: list[set[str]] = [set() for _ in range(PARTITIONS)]
-        """Who holds it no more, and nobody knows how much of it had come by then."""
+        self.part: list[dict[str, int]] = [{} for _ in range(PARTITIONS)]
+        """Who holds it no more, and nobody knows how much had come by then: lacking since when."""
+        self.origins: list[set[str]] = [set() for _ in range(PARTITIONS)]
+        """Who began when nobody had any of it: what they have is all there is."""
         self.lacks: list[dict[str, int]] = [{} for _ in range(PARTITIONS)]
         """The holders that have yet to say that they have it: since which epoch."""
 
@@ -161,12 +163,18 @@ class Truth:
             before = set(old.rows[index]) - lost
             had, part, lacks = self.had[index], self.part[index], self.lacks[index]
             had -= lost
-            part -= lost
-            for node_id in lost & lacks.keys():
-                del lacks[node_id]
+            self.origins[index] -= lost
+            for node_id in lost:
+                part.pop(node_id, None)
+                lacks.pop(node_id, None)
+            if not (before or had or part):
+                self.origins[index] |= set(row)
             for node_id in before - set(row):
-                if lacks.pop(node_id, None) is not None and node_id not in had:
-                    part.add(node_id)
+                since = lacks.pop(node_id, None)
+                if since is not None and node_id in self.origins[index]:
+                    had.add(node_id)
+                elif since is not None and node_id not in had:
+                    part[node_id] = since
             # Whoever let go of it missed writes, unless nobody else is left who could have any.
             untouched = not before and not part and had <= set(row)
             for node_id in set(row) - before:
@@ -179,25 +187,26 @@ class Truth:
         for index, row in enumerate(rows):
             if node_id in row and self.lacks[index].pop(node_id, None) is not None:
                 self.had[index].add(node_id)
-                self.part[index].discard(node_id)
+                self.part[index].pop(node_id, None)
                 self.rest(index, row)
 
     def rest(self, index: int, row: Row) -> None:
         """Once all holders have the data, those who let go of it may delete it."""
         if row and not self.lacks[index]:
-            self.had[index], self.part[index] = set(row), set()
+            self.had[index], self.part[index], self.origins[index] = set(row), {}, set()
 
     def sources(self, gain: Gain, row: Row) -> tuple[set[str], set[str]]:
-        """Those who have the data, and those who may have it or a part of it."""
+        """Those who have the data, and those who may have it or a part of it.
+
+        Of those who wait themselves only who began to before, so that none wait for each other.
+        """
         me = gain.node_id
         had, lacks = self.had[gain.index] - {me}, self.lacks[gain.index]
         mine = lacks.get(me, gain.epoch), me
-        partly = {
-            n
-            for n, since in lacks.items()
-            if n != me and (since < mine[0] or (n in had and (since, n) < mine))
-        }
-        return had - lacks.keys(), partly | (self.part[gain.index] - {me} - set(row))
+        gone = {n: e for n, e in self.part[gain.index].items() if n not in row}
+        partly = {n for n, since in (gone | lacks).items() if n != me and since < mine[0]}
+        partly |= {n for n in had & lacks.keys() if (lacks[n], n) < mine}
+        return had - lacks.keys(), partly
 
 
 def with_truth(history: History) -> Iterator[tuple[Follower, list[Gain], Truth]]:
@@ -216,6 +225,7 @@ def with_truth(history: History) -> Iterator[tuple[Follower, list[Gain], Truth]]
             follower.plan()
 
 
+@settings(max_examples=400)
 @given(histories)
 def test_who_needs_data_is_who_has_not_got_it(history: History) -> None:
     for follower, gains, truth in with_truth(history):
@@ -224,6 +234,7 @@ def test_who_needs_data_is_who_has_not_got_it(history: History) -> None:
             assert gain.needs_data == (gain.node_id in truth.lacks[gain.index])
 
 
+@settings(max_examples=400)
 @given(histories)
 def test_the_sources_are_all_who_have_the_data_before_any_who_may_have_it(
     history: History,
@@ -242,12 +253,15 @@ def test_the_sources_are_all_who_have_the_data_before_any_who_may_have_it(
             have, partly = truth.sources(entry.gain, row)
             assert len(found) == len(set(found))
             assert set(found[: len(have)]) == have
-            assert set(found[len(have) :]) == partly
+            # Of two that began together in an empty partition one may be named to the other.
+            assert set(found[len(have) :]) - truth.origins[entry.gain.index] <= partly
+            assert set(found[len(have) :]) >= partly
             assert have <= state.members.keys()
             if entry.old_primary in have:
                 assert found[0] == entry.old_primary
 
 
+@settings(max_examples=400)
 @given(histories)
 def test_a_holder_without_a_source_has_no_copy_itself_and_nor_has_anybody(
     history: History,
@@ -262,6 +276,7 @@ def test_a_holder_without_a_source_has_no_copy_itself_and_nor_has_anybody(
                 assert truth.had[index] <= truth.lacks[index].keys()
 
 
+@settings(max_examples=400)
 @given(histories)
 def test_no_two_holders_that_wait_for_data_are_named_to_each_other(history: History) -> None:
     for follower, _, truth in with_truth(history):
