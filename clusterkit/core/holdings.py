@@ -39,8 +39,8 @@ class Holdings:
         # partition → node → 0 if it once had all, else the epoch since which it was to receive it;
         # of a holder `_unproven` tells more.
         self._keepers: dict[int, dict[str, int]] = {}
-        # partition → the nodes that began with it when nobody had any of it: what they have, however
-        # little, is all that there is.
+        # partition → the nodes that began with it when nobody had any of it: what they have,
+        # however little, is all that there is.
         self._origins: dict[int, set[str]] = {}
         # Partitions found in motion, with nobody proven: any of these nodes may have them.
         self._unknown: set[int] = set()
@@ -165,10 +165,10 @@ class Holdings:
         """Whom to copy from: those proven to have the data, the old primary first, then by receipt.
 
         Then come those who may have it, or a part of it: holders, and keepers that never proved
-        themselves, if they became holders before the gaining node did. A node that this same change makes a
-        holder is not among them, unless it has kept its copy from before. Of two holders neither of
-        which has proved itself only one is ever named to the other, since each may refuse to be
-        copied from until it is ready, and they would wait for each other for ever.
+        themselves, if they became holders before the gaining node did. A node that this same change
+        makes a holder is not among them, unless it has kept its copy from before. Of two holders
+        neither of which has proved itself only one is ever named to the other, since each may
+        refuse to be copied from until it is ready, and they would wait for each other for ever.
         """
         gained = self._unproven.get(gain.node_id, {}).get(gain.index, gain.epoch)
         proven: list[str] = []
