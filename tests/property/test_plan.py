@@ -146,9 +146,9 @@ class Truth:
         self.had: list[set[str]] = [set() for _ in range(PARTITIONS)]
         """Who had all of it once since the partition was last at rest, and keeps it."""
         self.part: list[dict[str, int]] = [{} for _ in range(PARTITIONS)]
-        """Who holds it no more, and nobody knows how much had come by then: lacking since when."""
-        self.origins: list[set[str]] = [set() for _ in range(PARTITIONS)]
-        """Who began when nobody had any of it: what they have is all there is."""
+        """Who holds it no more, and nobody knows how much of it had come by then: lacking since."""
+        self.first: list[set[str]] = [set() for _ in range(PARTITIONS)]
+        """Who began with it when there was nothing of it: what they have is all there is."""
         self.lacks: list[dict[str, int]] = [{} for _ in range(PARTITIONS)]
         """The holders that have yet to say that they have it: since which epoch."""
 
@@ -163,17 +163,17 @@ class Truth:
             before = set(old.rows[index]) - lost
             had, part, lacks = self.had[index], self.part[index], self.lacks[index]
             had -= lost
-            self.origins[index] -= lost
+            self.first[index] -= lost
             for node_id in lost:
-                part.pop(node_id, None)
                 lacks.pop(node_id, None)
-            if not (before or had or part):
-                self.origins[index] |= set(row)
+                part.pop(node_id, None)
+            if not (had or part or before):
+                self.first[index] = set(row)
+            if row != old.rows[index] or lost & set(row):
+                had |= self.first[index] & before
             for node_id in before - set(row):
                 since = lacks.pop(node_id, None)
-                if since is not None and node_id in self.origins[index]:
-                    had.add(node_id)
-                elif since is not None and node_id not in had:
+                if since is not None and node_id not in had:
                     part[node_id] = since
             # Whoever let go of it missed writes, unless nobody else is left who could have any.
             untouched = not before and not part and had <= set(row)
@@ -193,20 +193,23 @@ class Truth:
     def rest(self, index: int, row: Row) -> None:
         """Once all holders have the data, those who let go of it may delete it."""
         if row and not self.lacks[index]:
-            self.had[index], self.part[index], self.origins[index] = set(row), {}, set()
+            self.had[index], self.part[index], self.first[index] = set(row), {}, set()
 
     def sources(self, gain: Gain, row: Row) -> tuple[set[str], set[str]]:
-        """Those who have the data, and those who may have it or a part of it.
-
-        Of those who wait themselves only who began to before, so that none wait for each other.
-        """
+        """Those who have the data, and those who may have it or a part of it."""
         me = gain.node_id
         had, lacks = self.had[gain.index] - {me}, self.lacks[gain.index]
-        mine = lacks.get(me, gain.epoch), me
-        gone = {n: e for n, e in self.part[gain.index].items() if n not in row}
-        partly = {n for n, since in (gone | lacks).items() if n != me and since < mine[0]}
-        partly |= {n for n in had & lacks.keys() if (lacks[n], n) < mine}
-        return had - lacks.keys(), partly
+        since_mine = lacks.get(me, gain.epoch)
+        mine = not (me in lacks and me in self.had[gain.index]), since_mine, me
+        partly = {
+            n
+            for n, since in lacks.items()
+            if n != me
+            and (n in had or since < since_mine)
+            and (n not in had, since, n) < mine  # an order, so that no two wait for each other
+        }
+        gone = {n for n, since in self.part[gain.index].items() if since < since_mine}
+        return had - lacks.keys(), partly | (gone - {me} - set(row))
 
 
 def with_truth(history: History) -> Iterator[tuple[Follower, list[Gain], Truth]]:
@@ -253,9 +256,7 @@ def test_the_sources_are_all_who_have_the_data_before_any_who_may_have_it(
             have, partly = truth.sources(entry.gain, row)
             assert len(found) == len(set(found))
             assert set(found[: len(have)]) == have
-            # Of two that began together in an empty partition one may be named to the other.
-            assert set(found[len(have) :]) - truth.origins[entry.gain.index] <= partly
-            assert set(found[len(have) :]) >= partly
+            assert set(found[len(have) :]) == partly
             assert have <= state.members.keys()
             if entry.old_primary in have:
                 assert found[0] == entry.old_primary
