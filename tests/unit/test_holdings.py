@@ -213,6 +213,30 @@ def test_who_has_the_data_without_a_receipt_is_asked_by_one_that_is_back() -> No
     assert [(g.node_id, story.sources(g)) for g in gains] == [("c", "b")]
 
 
+def test_a_keeper_that_comes_back_beside_one_that_got_a_part_may_have_missed_writes() -> None:
+    story = Story("ab")
+    story.to("cd")
+    story.to("ef")
+    gains = story.to("ac", gone={"b", "d", "e", "f"})
+    assert [(g.node_id, g.needs_data) for g in gains] == [("a", True), ("c", True)]
+
+
+def test_a_keeper_that_comes_and_goes_again_still_has_what_it_had() -> None:
+    story = Story("ab")
+    story.to("cb")
+    story.to("ab")
+    (gain,) = story.to("db")
+    assert story.sources(gain, old_primary="a").startswith("ab")
+
+
+def test_who_began_with_nothing_and_lost_even_that_has_nothing() -> None:
+    story = Story()
+    story.to("ab")
+    story.to("ab", reset={"a"})
+    (gain,) = story.to("cb")
+    assert story.sources(gain, old_primary="b") == "ba"
+
+
 def test_no_holder_at_all_is_no_rest() -> None:
     # The only node drains, and the next one joins: the data is where it was.
     story = Story("a")
