@@ -58,6 +58,8 @@ class Holdings:
             if (r := receipts.get(node_id)) is None or r.nonce != nonce or r.epoch < epoch
         }
         self._anyone = tuple(sorted(nonces))
+        # A cluster in which nobody has ever given a receipt is being made in this very moment.
+        young = not any(n in receipts and receipts[n].nonce == nonces[n] for n in nonces)
         for index, row in enumerate(rows):
             for node_id in row:
                 if node_id in behind:
@@ -65,6 +67,8 @@ class Holdings:
                     self._doubt(node_id, index, epoch)
             if row and behind.issuperset(row):
                 self._unknown.add(index)
+                if young:
+                    self._fresh.add(index)
 
     def advance(
         self,

@@ -204,6 +204,21 @@ def test_of_keepers_that_come_back_only_one_is_named_to_the_other_again() -> Non
     assert again == [("a", "d"), ("b", "ad")]
 
 
+def test_a_first_reading_of_a_cluster_without_any_receipt_ranks_from_the_first() -> None:
+    holdings = Holdings()
+    holdings.assume([("a",)], {"a": "a1"}, {}, 5)
+    (gain,) = holdings.advance([("a",)], [("a", "b")], epoch=6, reset=(), gone=())
+    holdings.advance([("a", "b")], [("c", "b", "a")], epoch=7, reset=(), gone=())
+
+    def sources(gain: Gain) -> list[str]:
+        row = ("c", "b", "a")
+        return holdings.sources(gain, row, old_primary=None, receipts={}, members=ALL)
+
+    assert sources(gain) == ["a"], "b does not wait for c, who may wait for b"
+    holdings.prove("a", 7)
+    assert sources(gain) == ["a", "c"]
+
+
 def test_who_has_the_data_without_a_receipt_is_asked_by_one_that_is_back() -> None:
     # c never got it and went; b did get it from a, and could not say so before a went.
     story = Story("ad")
