@@ -41,14 +41,14 @@ Code = grpc.StatusCode
         (Code.UNAUTHENTICATED, "etcdserver: invalid auth token", Kind.TOKEN, True),
         (Code.INVALID_ARGUMENT, "etcdserver: user name is empty", Kind.TOKEN, True),
         (Code.INVALID_ARGUMENT, "etcdserver: revision of auth store is old", Kind.TOKEN, True),
-        (Code.PERMISSION_DENIED, "etcdserver: permission denied", Kind.AUTH, True),
+        (Code.PERMISSION_DENIED, "etcdserver: permission denied", Kind.DENIED, True),
         (Code.INVALID_ARGUMENT,
          "etcdserver: authentication failed, invalid user ID or password", Kind.AUTH, True),
         (Code.NOT_FOUND, "etcdserver: requested lease not found", Kind.LEASE_GONE, True),
         (Code.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request",
          Kind.REFUSED, True),
         (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded",
-         Kind.REFUSED, True),
+         Kind.NO_SPACE, True),
     ],
 )  # fmt: skip
 def test_what_a_status_means(code: Code, details: str, kind: Kind, unsent: bool) -> None:
@@ -191,7 +191,7 @@ def test_why_a_server_cancels_a_watch() -> None:
         "h:1",
     )
     assert not isinstance(denied, CompactedError)
-    assert denied.failure.kind is Kind.AUTH
+    assert denied.failure.kind is Kind.DENIED
 
     unknown = refusal(pb.WatchResponse(canceled=True), "h:1")
     assert not isinstance(unknown, CompactedError)
