@@ -214,7 +214,7 @@ class KitBase(Hooks):
 
     # -- for the faces -----------------------------------------------------------------------
 
-    def _begin(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    def _begin(self, loop: asyncio.AbstractEventLoop | None, attempt: Attempt) -> None:
         """Starts a new run. Blocks until it has joined."""
         with self._starting:
             if self._run is not None and not self._run.runner.ended.done():
@@ -229,6 +229,7 @@ class KitBase(Hooks):
             self._seal("the kit has been started")
             self._run = run
         run.runner.ended.add_done_callback(lambda _: self._unseal())
+        attempt.made(run)
         run.runner.start()
 
     def _assemble(self, options: Options, loop: asyncio.AbstractEventLoop | None) -> Run:
@@ -276,6 +277,29 @@ class KitBase(Hooks):
     def _partition(self, p: PartitionRef) -> Partition:
         snapshot = self._snapshot()
         return snapshot.view.partitions[_index(p, snapshot)]
+
+
+class Attempt:
+    """One call of ``start()``, which its caller may give up while another thread carries it out."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._run: Run | None = None
+        self._given_up = False
+
+    def made(self, run: Run) -> None:
+        """There is a run that can be stopped."""
+        with self._lock:
+            self._run = run
+            if self._given_up:
+                run.runner.request_stop(0.0)
+
+    def give_up(self) -> None:
+        """Stops what this attempt has started or will start, and nothing else."""
+        with self._lock:
+            self._given_up = True
+            if self._run is not None:
+                self._run.runner.request_stop(0.0)
 
 
 def seconds_of(duration: Duration) -> float:
