@@ -229,11 +229,11 @@ def test_a_connection_that_is_replaced_is_closed_after_its_last_call(
         revision = store.txn(Txn((), (Put(b"/tls", b"1"),)), timeout=TIMEOUT).revision
         watch = store.watch(b"/tls", revision)
         assert next(watch).revision == revision
-        before = connections()
+        eventually(lambda: connections() == 1)
         extra = (certificates / "other-ca.pem").read_bytes()
         (mounted / "ca.pem").write_bytes((certificates / "ca.pem").read_bytes() + extra)
-        eventually(lambda: reads(store) and connections() == before + 1)
+        eventually(lambda: reads(store) and connections() == 2)
         revision = store.txn(Txn((), (Put(b"/tls", b"2"),)), timeout=TIMEOUT).revision
         assert next(watch).revision == revision
         watch.close()
-        eventually(lambda: reads(store) and connections() == before)
+        eventually(lambda: reads(store) and connections() == 1)
