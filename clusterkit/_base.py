@@ -56,6 +56,7 @@ class KitBase(Hooks):
         self._options: Options | None = None
         self._run: Run | None = None
         self._starting = threading.Lock()
+        self._stop_early = False
         if (hooks := options.get("hooks")) is not None:
             self.include(hooks)
 
@@ -207,9 +208,14 @@ class KitBase(Hooks):
         return self._running().ledger.owed()
 
     def request_stop(self) -> None:
-        """Asks the kit to leave and stop; returns at once. Safe in a signal handler and a hook."""
+        """Asks the kit to leave and stop; returns at once. Safe in a signal handler and a hook.
+
+        Before the first start it makes that start one that stops again at once.
+        """
         run = self._run
-        if run is not None:
+        if run is None:
+            self._stop_early = True  # a signal may come before the start has got this far
+        else:
             run.runner.request_stop(run.stop_timeout)
 
     # -- for the faces -----------------------------------------------------------------------
@@ -231,6 +237,9 @@ class KitBase(Hooks):
         run.runner.ended.add_done_callback(lambda _: self._unseal())
         attempt.made(run)
         run.runner.start()
+        if self._stop_early:
+            self._stop_early = False
+            self.request_stop()
 
     def _assemble(self, options: Options, loop: asyncio.AbstractEventLoop | None) -> Run:
         return _compose.node(options, self._specs(), loop)

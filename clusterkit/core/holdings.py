@@ -36,8 +36,12 @@ class Holdings:
     def __init__(self) -> None:
         self._unproven: dict[str, dict[int, int]] = {}  # node → partition → epoch of the gain
         self._waiting: dict[int, int] = {}  # partition → how many of its holders are unproven
-        # partition → node → whether it once had all; of a holder `_unproven` tells more.
-        self._keepers: dict[int, dict[str, bool]] = {}
+        # partition → node → 0 if it once had all, else the epoch since which it was to receive it;
+        # of a holder `_unproven` tells more.
+        self._keepers: dict[int, dict[str, int]] = {}
+        # partition → the nodes that began with it when nobody had any of it: what they have,
+        # however little, is all that there is.
+        self._origins: dict[int, set[str]] = {}
         # Partitions found in motion, with nobody proven: any of these nodes may have them.
         self._unknown: set[int] = set()
         self._anyone: tuple[str, ...] = ()
@@ -59,7 +63,7 @@ class Holdings:
         for index, row in enumerate(rows):
             for node_id in row:
                 if node_id in behind:
-                    self._keepers[index] = {n: n not in behind for n in row}
+                    self._keepers[index] = {n: epoch if n in behind else 0 for n in row}
                     self._doubt(node_id, index, epoch)
             if row and behind.issuperset(row):
                 self._unknown.add(index)
@@ -91,7 +95,9 @@ class Holdings:
             # A keeper need not be in the row. It must not pass for one when it comes back empty.
             self._anyone = tuple(n for n in self._anyone if n not in lost)
             for index, keepers in self._keepers.items():
-                self._keepers[index] = {n: had for n, had in keepers.items() if n not in lost}
+                self._keepers[index] = {n: e for n, e in keepers.items() if n not in lost}
+            for nodes in self._origins.values():
+                nodes -= lost
         gains: list[Gain] = []
         for index, row in enumerate(new):
             before = old[index] if index < len(old) else ()
@@ -102,25 +108,29 @@ class Holdings:
                 if node_id in lost:
                     continue
                 pairs = self._unproven.get(node_id, {})
-                kept[node_id] = index not in pairs or kept.get(node_id, False)
+                had = index not in pairs or node_id in self._origins.get(index, ())
+                if had or kept.get(node_id) != 0:
+                    kept[node_id] = 0 if had else pairs[index]
                 if node_id not in row and pairs.pop(index, None) is not None:
                     self._uncount(index)
             # Keepers that are back missed writes, unless nobody who could have taken them is left.
-            all_back = all(had and n in row and n not in before for n, had in kept.items())
+            all_back = all(e == 0 and n in row and n not in before for n, e in kept.items())
+            origin = not kept and index not in self._unknown
             for place, node_id in enumerate(row):
                 if node_id not in before or node_id in reset:
                     needs_data = not (all_back and node_id in kept)
                     gains.append(Gain(index, node_id, epoch, needs_data))
                     if needs_data:
                         self._doubt(node_id, index, epoch)
+                    if origin:
+                        self._origins.setdefault(index, set()).add(node_id)
                 elif place == 0 and before[0] != node_id:
                     unproven = index in self._unproven.get(node_id, ())
                     gains.append(Gain(index, node_id, epoch, needs_data=unproven))
             if index in self._waiting or not row:  # without a holder nobody has taken it over
                 self._keepers[index] = kept
             else:
-                self._keepers.pop(index, None)
-                self._unknown.discard(index)
+                self._forget(index)
         return gains
 
     def prove(self, node_id: str, epoch: int) -> list[tuple[int, tuple[str, ...]]]:
@@ -137,8 +147,8 @@ class Holdings:
             del pairs[index]
             self._uncount(index)
             if index not in self._waiting:
-                rested.append((index, tuple(self._keepers.pop(index, ()))))
-                self._unknown.discard(index)
+                rested.append((index, tuple(self._keepers.get(index, ()))))
+                self._forget(index)
         if not pairs:
             del self._unproven[node_id]
         return rested
@@ -154,11 +164,11 @@ class Holdings:
     ) -> list[str]:
         """Whom to copy from: those proven to have the data, the old primary first, then by receipt.
 
-        Then come those who may have it, or a part of it: keepers that never proved themselves, and
-        holders that became so before the gaining node did. A node that this same change makes a
-        holder is not among them, unless it has kept its copy from before. Of two holders neither of
-        which has proved itself only one is ever named to the other, since each may refuse to be
-        copied from until it is ready, and they would wait for each other for ever.
+        Then come those who may have it, or a part of it: holders, and keepers that never proved
+        themselves, if they became holders before the gaining node did. A node that this same change
+        makes a holder is not among them, unless it has kept its copy from before. Of two holders
+        neither of which has proved itself only one is ever named to the other, since each may
+        refuse to be copied from until it is ready, and they would wait for each other for ever.
         """
         gained = self._unproven.get(gain.node_id, {}).get(gain.index, gain.epoch)
         proven: list[str] = []
@@ -168,14 +178,11 @@ class Holdings:
         for node_id in dict.fromkeys((*keepers, *row, *anyone)):
             if node_id == gain.node_id or node_id not in members:
                 continue
-            kept = keepers.get(node_id, False)
-            if node_id not in row:
-                (proven if kept else doubtful).append(node_id)
-                continue
-            since = self._unproven.get(node_id, {}).get(gain.index)
-            if since is None:
+            kept = keepers.get(node_id, 1)  # of `anyone` nothing is known, but that it was before
+            since = self._unproven.get(node_id, {}).get(gain.index, 0) if node_id in row else kept
+            if since == 0:
                 proven.append(node_id)
-            elif since < gained or (kept and (since, node_id) < (gained, gain.node_id)):
+            elif since < gained or (kept == 0 and (since, node_id) < (gained, gain.node_id)):
                 doubtful.append(node_id)
 
         def rank(node_id: str) -> tuple[bool, int]:
@@ -186,7 +193,13 @@ class Holdings:
 
     def keeps(self, gain: Gain) -> bool:
         """Whether the node that gains the partition has kept its copy from before."""
-        return self._keepers.get(gain.index, {}).get(gain.node_id, False)
+        return self._keepers.get(gain.index, {}).get(gain.node_id) == 0
+
+    def _forget(self, index: int) -> None:
+        """The partition is at rest."""
+        self._keepers.pop(index, None)
+        self._origins.pop(index, None)
+        self._unknown.discard(index)
 
     def _doubt(self, node_id: str, index: int, epoch: int) -> None:
         pairs = self._unproven.setdefault(node_id, {})

@@ -269,6 +269,7 @@ class Runner:
             self._queue.put(_RegisterFailed(effect.after, ClusterKitError(str(e))))
 
     def _leave(self, timeout: float) -> None:
+        deadline = self._clock.monotonic() + timeout
         self._await_roles(timeout)
         # A join that is under way ends first, and is left.
         with self._joining, self._lock:
@@ -284,7 +285,7 @@ class Runner:
         for helper in (self._keep_alive, self._watcher, self._errands):
             if helper is not None:
                 helper.close(_JOIN_SECONDS)
-        self._executors.close(timeout)
+        self._executors.close(max(0.0, deadline - self._clock.monotonic()))
         self._store.close()
         self._queue.put(_Finished())
 

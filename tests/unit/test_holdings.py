@@ -189,6 +189,17 @@ def test_of_two_that_wait_for_data_only_one_is_named_to_the_other() -> None:
     assert (story.sources(first), story.sources(promoted), story.sources(second)) == ("", "", "a")
 
 
+def test_who_began_with_nothing_where_nothing_was_has_all_there_is() -> None:
+    story = Story()
+    story.to("a")
+    (gain,) = story.to("b")
+    assert gain.needs_data
+    assert story.sources(gain) == "a"
+    (gain,) = story.to("c")
+    assert story.sources(gain) == "ab"
+    assert [*story.holdings._keepers[0].items()] == [("a", 0), ("b", 2)]
+
+
 def test_of_two_keepers_that_come_back_only_one_is_named_to_the_other() -> None:
     story = Story("ab")
     story.to("cd")
