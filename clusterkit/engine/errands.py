@@ -60,12 +60,17 @@ class Errands:
         self._thread.join(timeout)
 
     def _run(self) -> None:
+        failures = 0
         while (errand := self._queue.get()) is not None:
             try:
                 errand()
+                failures = 0
             except StoreError as e:
                 if not self._closed.is_set():
-                    logger.warning("an errand to etcd failed: %s", e)
+                    # Once an outage: whoever asked asks again.
+                    level = logging.DEBUG if failures else logging.WARNING
+                    logger.log(level, "an errand to etcd failed: %s", e)
+                failures += 1
             except Exception:
                 logger.exception("an errand to etcd failed in a way that is a defect")
 

@@ -7,7 +7,7 @@ import json
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -51,6 +51,10 @@ def read_with(endpoint: str, token: str) -> None:
     ask(endpoint, "kv/range", token, key=base64.b64encode(PREFIX).decode())
 
 
+def all_see(kits: Sequence[ClusterKit], revision: int) -> None:
+    eventually(lambda: all(kit.stats().revision >= revision for kit in kits))
+
+
 def test_kits_outlive_their_tokens(etcd: EmbeddedEtcd) -> None:
     fenced: list[object] = []
     with ExitStack() as exits:
@@ -71,9 +75,9 @@ def test_kits_outlive_their_tokens(etcd: EmbeddedEtcd) -> None:
             )
             kits.append(exits.enter_context(kit))
         for _ in range(3):
-            given = ask(
-                etcd.endpoint, "auth/authenticate", name="app", password="app-secret"
-            )["token"]
+            given = ask(etcd.endpoint, "auth/authenticate", name="app", password="app-secret")[
+                "token"
+            ]
             read_with(etcd.endpoint, given)
             threading.Event().wait(OVER_SECONDS)
             # A token as old as those of the kits at the last round is no good any more ...
@@ -81,8 +85,7 @@ def test_kits_outlive_their_tokens(etcd: EmbeddedEtcd) -> None:
                 read_with(etcd.endpoint, given)
             # ... and yet they write, and hear of what is written, on the watches that they have.
             for kit in kits:
-                revision = kit.rebalance("a write")
-                eventually(lambda r=revision: all(k.stats().revision >= r for k in kits))
+                all_see(kits, kit.rebalance("a write"))
         assert [kit.state for kit in kits] == [KitState.JOINED] * 2
         assert not fenced
 
@@ -94,5 +97,4 @@ def test_kits_outlive_their_tokens(etcd: EmbeddedEtcd) -> None:
             lambda: all(k.stats().watch_restarts > w for k, w in zip(kits, watches, strict=True))
         )
         eventually(lambda: all(kit.state is KitState.JOINED for kit in kits))
-        revision = kits[0].rebalance("after the restart")
-        eventually(lambda: all(k.stats().revision >= revision for k in kits))
+        all_see(kits, kits[0].rebalance("after the restart"))
