@@ -45,9 +45,12 @@ class Failure:
     endpoint: str = ""
 
 
+# The name of an endpoint's host leads nowhere; the text depends on gRPC's release.
+_NO_ADDRESS = ("dns resolution failed", "errors resolving", "address lookup failed")
+
 # gRPC found no connection to send the request on. (A request that it had sent, and that it sends
 # again by itself, was refused unread.)
-_NEVER_SENT = ("failed to connect to all addresses", "dns resolution failed")
+_NEVER_SENT = ("failed to connect to all addresses", *_NO_ADDRESS)
 
 # etcd turned the request away before it went to consensus.
 _TURNED_AWAY = (
@@ -112,9 +115,9 @@ def classify(code: grpc.StatusCode, details: str, endpoint: str = "") -> Failure
 
 # What to do about endpoints that do not serve, by what they or gRPC said. The first that fits.
 _REMEDIES = (
-    ("too many requests", "etcd is overloaded: ask again after a pause"),
-    ("dns resolution failed", "Check the host names of the endpoints, and that DNS knows them"),
-    ("no leader", "Check that a majority of etcd's members run and reach each other"),
+    (("too many requests",), "etcd is overloaded: ask again after a pause"),
+    (_NO_ADDRESS, "Check the host names of the endpoints, and that DNS knows them"),
+    (("no leader",), "Check that a majority of etcd's members run and reach each other"),
 )
 _REMEDY = "Check that etcd runs, that the endpoints are right, and that both sides agree on TLS"
 
@@ -164,7 +167,8 @@ def to_error(
             retryable=harmless,
         )
     said = tries.lower()
-    remedy = next((remedy for needle, remedy in _REMEDIES if needle in said), _REMEDY)
+    fitting = (text for needles, text in _REMEDIES if any(needle in said for needle in needles))
+    remedy = next(fitting, _REMEDY)
     return StoreUnavailableError(
         f"no etcd endpoint served {operation} ({tries}).{unsure} {remedy}",
         retryable=harmless,
