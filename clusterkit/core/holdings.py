@@ -164,17 +164,21 @@ class Holdings:
     ) -> list[str]:
         """Whom to copy from: those proven to have the data, the old primary first, then by receipt.
 
-        Then come those who may have it, or a part of it: holders, and keepers that never proved
-        themselves, if they became holders before the gaining node did. A node that this same change
-        makes a holder is not among them, unless it has kept its copy from before. Of two holders
-        neither of which has proved itself only one is ever named to the other, since each may
-        refuse to be copied from until it is ready, and they would wait for each other for ever.
+        Then come those who may have it, or a part of it: holders that had it once and are back,
+        holders that became so before the gaining node did, and keepers that never proved
+        themselves. A node that this same change makes a holder is not among them, unless it has
+        kept its copy from before. Of two holders neither of which has proved itself only one is
+        ever named to the other, since each may refuse to be copied from until it is ready, and they
+        would wait for each other for ever: the one that had all of it once, else the earlier one.
         """
         gained = self._unproven.get(gain.node_id, {}).get(gain.index, gain.epoch)
         proven: list[str] = []
         doubtful: list[str] = []
         keepers = self._keepers.get(gain.index, {})
         anyone = self._anyone if gain.index in self._unknown else ()
+        # Who had all of it once comes before who may have got nothing, however early it joined.
+        waits_with_a_copy = gain.index in self._unproven.get(gain.node_id, ()) and self.keeps(gain)
+        target = (not waits_with_a_copy, gained, gain.node_id)
         for node_id in dict.fromkeys((*keepers, *row, *anyone)):
             if node_id == gain.node_id or node_id not in members:
                 continue
@@ -182,7 +186,10 @@ class Holdings:
             since = self._unproven.get(node_id, {}).get(gain.index, 0) if node_id in row else kept
             if since == 0:
                 proven.append(node_id)
-            elif since < gained or (kept == 0 and (since, node_id) < (gained, gain.node_id)):
+            elif node_id not in row:
+                if since < gained:
+                    doubtful.append(node_id)
+            elif (kept == 0 or since < gained) and (kept != 0, since, node_id) < target:
                 doubtful.append(node_id)
 
         def rank(node_id: str) -> tuple[bool, int]:

@@ -91,8 +91,8 @@ class Store:
             return  # it only became the primary of what it holds already
         epoch = self.ck.partition(partition).epoch
         give_up = asyncio.get_running_loop().time() + COPY_PATIENCE_SECONDS
-        refusals: dict[str, object] = {}
-        while event.copy_from_nodes:
+        while True:
+            refusals: dict[str, Reply] = {}
             for source in event.copy_from_nodes:
                 status, answer = await ask(source, "GET", f"/partitions/{partition}?epoch={epoch}")
                 if status == 200:
@@ -100,12 +100,15 @@ class Store:
                     self.complete.add(partition)
                     log.info("copied %s from %s: %d keys", partition, source.id, len(answer))
                     return
-                refusals[source.id] = answer
+                refusals[source.id] = status, answer
+            if all(status == 404 for status, _ in refusals.values()):
+                # Nobody has it: it is new, or lost. It begins empty.
+                self.complete.add(partition)
+                return
             if asyncio.get_running_loop().time() > give_up:
                 # The change stays owed: ClusterKit runs this hook again, with today's sources.
                 raise LookupError(f"nobody gave out {partition}: {refusals}")
             await asyncio.sleep(0.1)
-        self.complete.add(partition)  # nobody has it: it is new, or lost, and begins empty
 
     async def drop(self, event: PartitionDropEvent) -> None:
         """Others hold it now, and all of them have their copies."""
@@ -203,10 +206,18 @@ class Store:
         return 200, {}
 
     def hand_out(self, partition: str, epoch: int) -> Reply:
-        """All entries of a partition, if this node has all."""
-        mine = self.ck.node_id in [node.id for node in self.ck.nodes_for(partition)]
-        if partition not in self.complete or (mine and not self.ck.is_ready(partition)):
-            return 503, {"error": f"{self.ck.node_id} does not have all of {partition}"}
+        """All entries of a partition, if this node has all.
+
+        404 says more than 503: this node does not have them, and is not about to get them. When
+        nodes come and go quickly, one may be asked that was a holder for a moment and got nothing.
+        """
+        known = self.ck.partition(partition)
+        mine = self.ck.node_id in [node.id for node in known.nodes]
+        if mine and not self.ck.is_ready(partition):
+            return 503, {"error": f"{self.ck.node_id} does not have all of {partition} yet"}
+        if partition not in self.complete:
+            behind = known.epoch < epoch  # it may become a holder by what it has not heard yet
+            return 503 if behind else 404, {"error": f"{self.ck.node_id} never had {partition}"}
         self.fences[partition] = max(self.fences[partition], epoch)
         return 200, dict(self.entries[partition])
 

@@ -197,6 +197,18 @@ def test_it_can_be_started_again(cluster: Cluster) -> None:
     assert told == ["join", "rejoin", "rejoin"]
 
 
+def test_a_stop_asked_for_before_the_start_holds_for_that_start(cluster: Cluster) -> None:
+    """A signal may come while a program still imports its modules."""
+    member = cluster.member("a")
+    member.kit.request_stop()
+    member.start()
+    member.wait_stopped()
+    eventually(lambda: not kit_threads())
+    assert not cluster.read(cluster.keys.nodes).kvs
+    member.start()
+    assert member.kit.state is KitState.JOINED
+
+
 def test_with_statements(etcd_endpoint: str) -> None:
     with closing(Cluster(etcd_endpoint)) as cluster:
         given: OptionsDict = {**cluster.defaults, "node_id": "a", "address": "a.test:1"}

@@ -236,8 +236,7 @@ def test_before_the_start_and_after_the_stop(cluster: Cluster) -> None:
         with pytest.raises(KitStateError, match=r"start\(\)") as caught:
             call()
         assert caught.value.state is KitState.NEW
-    kit.request_stop()  # nothing to stop
-    member.stop()
+    member.stop()  # nothing to stop
     member.start()
     with pytest.raises(KitStateError, match="started already") as caught:
         member.start()

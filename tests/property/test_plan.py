@@ -200,13 +200,16 @@ class Truth:
         """Those who have the data, and those who may have it or a part of it."""
         me = gain.node_id
         had, lacks = self.had[gain.index] - {me}, self.lacks[gain.index]
-        mine = lacks.get(me, gain.epoch), me
+        since_mine = lacks.get(me, gain.epoch)
+        mine = not (me in lacks and me in self.had[gain.index]), since_mine, me
         partly = {
             n
             for n, since in lacks.items()
-            if n != me and (since < mine[0] or (n in had and (since, n) < mine))
+            if n != me
+            and (n in had or since < since_mine)
+            and (n not in had, since, n) < mine  # an order, so that no two wait for each other
         }
-        gone = {n for n, since in self.part[gain.index].items() if since < mine[0]}
+        gone = {n for n, since in self.part[gain.index].items() if since < since_mine}
         return had - lacks.keys(), partly | (gone - {me} - set(row))
 
 
