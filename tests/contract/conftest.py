@@ -3,7 +3,7 @@
 Each test gets a ``Bench``: a store, a prefix of its own, and what a test needs beyond the ``Store``
 protocol. One etcd server of each release serves all tests of a worker process.
 
-An etcd 3.4 is no Python package. It is the one that ``CLUSTERKIT_TEST_ETCD_34`` names, or the one
+An etcd 3.4 is no Python package. It is the one that ``TEST_ETCD_34`` names, or the one
 on PATH if it is a 3.4; ``make test-etcd34`` gets one. Without any, its tests are not collected, and
 the head of pytest's report says so; in CI that is an error.
 """
@@ -33,7 +33,7 @@ from clusterkit.testing.clock import VirtualClock
 from clusterkit.testing.embedded import etcd_version
 from clusterkit.testing.memory import MemoryServer, MemoryStore
 
-VARIABLE = "CLUSTERKIT_TEST_ETCD_34"
+VARIABLE = "TEST_ETCD_34"
 
 
 def find_etcd_34() -> Path | None:
