@@ -36,12 +36,8 @@ class Holdings:
     def __init__(self) -> None:
         self._unproven: dict[str, dict[int, int]] = {}  # node → partition → epoch of the gain
         self._waiting: dict[int, int] = {}  # partition → how many of its holders are unproven
-        # partition → node → 0 if it once had all, else the epoch since which it was to receive it;
-        # of a holder `_unproven` tells more.
+        # partition → node → its rank: 0 if it once had all, else since which epoch it may have a part.
         self._keepers: dict[int, dict[str, int]] = {}
-        # partition → the nodes that began with it when nobody had any of it: what they have,
-        # however little, is all that there is.
-        self._origins: dict[int, set[str]] = {}
         # Partitions found in motion, with nobody proven: any of these nodes may have them.
         self._unknown: set[int] = set()
         self._anyone: tuple[str, ...] = ()
@@ -95,9 +91,7 @@ class Holdings:
             # A keeper need not be in the row. It must not pass for one when it comes back empty.
             self._anyone = tuple(n for n in self._anyone if n not in lost)
             for index, keepers in self._keepers.items():
-                self._keepers[index] = {n: e for n, e in keepers.items() if n not in lost}
-            for nodes in self._origins.values():
-                nodes -= lost
+                self._keepers[index] = {n: r for n, r in keepers.items() if n not in lost}
         gains: list[Gain] = []
         for index, row in enumerate(new):
             before = old[index] if index < len(old) else ()
@@ -108,29 +102,26 @@ class Holdings:
                 if node_id in lost:
                     continue
                 pairs = self._unproven.get(node_id, {})
-                had = index not in pairs or node_id in self._origins.get(index, ())
-                if had or kept.get(node_id) != 0:
-                    kept[node_id] = 0 if had else pairs[index]
+                rank = pairs.get(index, 0)
+                kept[node_id] = min(rank, kept.get(node_id, rank))
                 if node_id not in row and pairs.pop(index, None) is not None:
                     self._uncount(index)
             # Keepers that are back missed writes, unless nobody who could have taken them is left.
-            all_back = all(e == 0 and n in row and n not in before for n, e in kept.items())
-            origin = not kept and index not in self._unknown
+            all_back = all(r == 0 and n in row and n not in before for n, r in kept.items())
             for place, node_id in enumerate(row):
                 if node_id not in before or node_id in reset:
                     needs_data = not (all_back and node_id in kept)
                     gains.append(Gain(index, node_id, epoch, needs_data))
                     if needs_data:
                         self._doubt(node_id, index, epoch)
-                    if origin:
-                        self._origins.setdefault(index, set()).add(node_id)
                 elif place == 0 and before[0] != node_id:
                     unproven = index in self._unproven.get(node_id, ())
                     gains.append(Gain(index, node_id, epoch, needs_data=unproven))
             if index in self._waiting or not row:  # without a holder nobody has taken it over
                 self._keepers[index] = kept
             else:
-                self._forget(index)
+                self._keepers.pop(index, None)
+                self._unknown.discard(index)
         return gains
 
     def prove(self, node_id: str, epoch: int) -> list[tuple[int, tuple[str, ...]]]:
@@ -147,8 +138,8 @@ class Holdings:
             del pairs[index]
             self._uncount(index)
             if index not in self._waiting:
-                rested.append((index, tuple(self._keepers.get(index, ()))))
-                self._forget(index)
+                rested.append((index, tuple(self._keepers.pop(index, ()))))
+                self._unknown.discard(index)
         if not pairs:
             del self._unproven[node_id]
         return rested
@@ -164,49 +155,44 @@ class Holdings:
     ) -> list[str]:
         """Whom to copy from: those proven to have the data, the old primary first, then by receipt.
 
-        Then come those who may have it, or a part of it: holders that had it once and are back,
-        holders that became so before the gaining node did, and keepers that never proved
-        themselves. A node that this same change makes a holder is not among them, unless it has
-        kept its copy from before. Of two holders neither of which has proved itself only one is
-        ever named to the other, since each may refuse to be copied from until it is ready, and they
-        would wait for each other for ever: the one that had all of it once, else the earlier one.
+        Then come those who may have it, or a part of it: keepers that never proved themselves, and
+        holders of a lower rank than the gaining node. The rank of a node is 0 if it had all of the
+        partition once, else the epoch in which it first became a holder, since the partition was
+        last at rest. So a node that this same change makes a holder is not a source, unless it has
+        kept its copy; and of two holders that wait for data only one is ever named to the other,
+        since each may refuse to be copied from until it is ready.
         """
-        gained = self._unproven.get(gain.node_id, {}).get(gain.index, gain.epoch)
         proven: list[str] = []
         doubtful: list[str] = []
         keepers = self._keepers.get(gain.index, {})
-        anyone = self._anyone if gain.index in self._unknown else ()
-        # Who had all of it once comes before who may have got nothing, however early it joined.
-        waits_with_a_copy = gain.index in self._unproven.get(gain.node_id, ()) and self.keeps(gain)
-        target = (not waits_with_a_copy, gained, gain.node_id)
-        for node_id in dict.fromkeys((*keepers, *row, *anyone)):
+        unknown = gain.index in self._unknown
+        gained = self._unproven.get(gain.node_id, {}).get(gain.index)
+        mine = gain.epoch if gained is None else keepers.get(gain.node_id, gained)
+        for node_id in dict.fromkeys((*keepers, *row, *(self._anyone if unknown else ()))):
             if node_id == gain.node_id or node_id not in members:
                 continue
-            kept = keepers.get(node_id, 1)  # of `anyone` nothing is known, but that it was before
-            since = self._unproven.get(node_id, {}).get(gain.index, 0) if node_id in row else kept
-            if since == 0:
+            if node_id not in row:
+                # Of anyone nothing is known, but that it was there before.
+                (proven if keepers.get(node_id) == 0 else doubtful).append(node_id)
+                continue
+            since = self._unproven.get(node_id, {}).get(gain.index)
+            theirs = keepers.get(node_id, since)
+            if since is None or theirs is None:
                 proven.append(node_id)
-            elif node_id not in row:
-                if since < gained:
-                    doubtful.append(node_id)
-            elif (kept == 0 or since < gained) and (kept != 0, since, node_id) < target:
+            elif theirs < mine or (
+                theirs == mine and (mine == 0 or unknown) and node_id < gain.node_id
+            ):
                 doubtful.append(node_id)
 
-        def rank(node_id: str) -> tuple[bool, int]:
+        def order(node_id: str) -> tuple[bool, int]:
             receipt = receipts.get(node_id)
             return node_id != old_primary, -(receipt.epoch if receipt else 0)
 
-        return sorted(proven, key=rank) + sorted(doubtful, key=rank)
+        return sorted(proven, key=order) + sorted(doubtful, key=order)
 
     def keeps(self, gain: Gain) -> bool:
         """Whether the node that gains the partition has kept its copy from before."""
         return self._keepers.get(gain.index, {}).get(gain.node_id) == 0
-
-    def _forget(self, index: int) -> None:
-        """The partition is at rest."""
-        self._keepers.pop(index, None)
-        self._origins.pop(index, None)
-        self._unknown.discard(index)
 
     def _doubt(self, node_id: str, index: int, epoch: int) -> None:
         pairs = self._unproven.setdefault(node_id, {})

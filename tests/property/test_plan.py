@@ -146,9 +146,7 @@ class Truth:
         self.had: list[set[str]] = [set() for _ in range(PARTITIONS)]
         """Who had all of it once since the partition was last at rest, and keeps it."""
         self.part: list[dict[str, int]] = [{} for _ in range(PARTITIONS)]
-        """Who holds it no more, and nobody knows how much of it had come by then: lacking since."""
-        self.first: list[set[str]] = [set() for _ in range(PARTITIONS)]
-        """Who began with it when there was nothing of it: what they have is all there is."""
+        """Who let go of it without having said that it has it, and may: a holder since when."""
         self.lacks: list[dict[str, int]] = [{} for _ in range(PARTITIONS)]
         """The holders that have yet to say that they have it: since which epoch."""
 
@@ -163,19 +161,13 @@ class Truth:
             before = set(old.rows[index]) - lost
             had, part, lacks = self.had[index], self.part[index], self.lacks[index]
             had -= lost
-            self.first[index] -= lost
             for node_id in lost:
                 lacks.pop(node_id, None)
                 part.pop(node_id, None)
-            if not (had or part or before):
-                self.first[index] = set(row)
             for node_id in before - set(row):
                 since = lacks.pop(node_id, None)
-                if since is not None and node_id in self.first[index]:
-                    had.add(node_id)
-                    part.pop(node_id, None)
-                elif since is not None and node_id not in had:
-                    part[node_id] = since
+                if since is not None and node_id not in had:
+                    part.setdefault(node_id, since)
             # Whoever let go of it missed writes, unless nobody else is left who could have any.
             untouched = not before and not part and had <= set(row)
             for node_id in set(row) - before:
@@ -194,23 +186,21 @@ class Truth:
     def rest(self, index: int, row: Row) -> None:
         """Once all holders have the data, those who let go of it may delete it."""
         if row and not self.lacks[index]:
-            self.had[index], self.part[index], self.first[index] = set(row), {}, set()
+            self.had[index], self.part[index] = set(row), {}
 
     def sources(self, gain: Gain, row: Row) -> tuple[set[str], set[str]]:
         """Those who have the data, and those who may have it or a part of it."""
         me = gain.node_id
-        had, lacks = self.had[gain.index] - {me}, self.lacks[gain.index]
-        since_mine = lacks.get(me, gain.epoch)
-        mine = not (me in lacks and me in self.had[gain.index]), since_mine, me
+        had, part, lacks = self.had[gain.index], self.part[gain.index], self.lacks[gain.index]
+
+        def rank(node_id: str) -> int:
+            return 0 if node_id in had else part.get(node_id, lacks[node_id])
+
+        mine = rank(me) if me in lacks else gain.epoch
         partly = {
-            n
-            for n, since in lacks.items()
-            if n != me
-            and (n in had or since < since_mine)
-            and (n not in had, since, n) < mine  # an order, so that no two wait for each other
+            n for n in lacks.keys() - {me} if rank(n) < mine or (rank(n) == mine == 0 and n < me)
         }
-        gone = {n for n, since in self.part[gain.index].items() if since < since_mine}
-        return had - lacks.keys(), partly | (gone - {me} - set(row))
+        return had - lacks.keys() - {me}, partly | (part.keys() - {me} - set(row))
 
 
 def with_truth(history: History) -> Iterator[tuple[Follower, list[Gain], Truth]]:

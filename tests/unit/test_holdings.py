@@ -189,34 +189,11 @@ def test_of_two_that_wait_for_data_only_one_is_named_to_the_other() -> None:
     assert (story.sources(first), story.sources(promoted), story.sources(second)) == ("", "", "a")
 
 
-def test_who_began_with_nothing_where_nothing_was_has_all_there_is() -> None:
-    story = Story()
-    story.to("a")
-    (gain,) = story.to("b")
-    assert gain.needs_data
-    assert story.sources(gain) == "a"
-    (gain,) = story.to("c")
-    assert story.sources(gain) == "ab"
-    assert [*story.holdings._keepers[0].items()] == [("a", 0), ("b", 2)]
-
-
 def test_of_two_keepers_that_come_back_only_one_is_named_to_the_other() -> None:
     story = Story("ab")
     story.to("cd")
     gains = story.to("abc")
     assert [(g.node_id, story.sources(g)) for g in gains] == [("a", "d"), ("b", "ad")]
-
-
-def test_a_keeper_that_comes_back_is_named_to_one_that_still_waits_for_its_data() -> None:
-    # b waits for a's data all along. A newcomer pushes a out, crashes, and a is back: b may have
-    # got nothing yet, so that a is the one to copy from, whoever became a holder first.
-    story = Story("a")
-    (joined,) = story.to("ab")
-    story.to("db")
-    promoted, back = story.to("ba", gone={"d"})
-    assert (promoted.node_id, back.node_id) == ("b", "a")
-    assert [story.sources(g) for g in (joined, promoted, back)] == ["a", "a", ""]
-    assert story.holdings.keeps(back)
 
 
 def test_no_holder_at_all_is_no_rest() -> None:
