@@ -23,7 +23,13 @@ from ..core import codec
 from ..core.keys import Keys
 from ..core.plan import held_by
 from ..core.records import RebalanceRequest
-from ..errors import ClusterKitError, KitStateError, NodeIdConflictError, StoreError
+from ..errors import (
+    ClusterKitError,
+    KitStateError,
+    NodeIdConflictError,
+    StoreError,
+    WaitTimeoutError,
+)
 from ..model import KitState
 from ..ports import Clock, Put, RangeResult, Store, Txn
 from . import machine as m
@@ -140,6 +146,8 @@ class Runner:
         self._waiting: list[_Await] = []
         self._cancelled = threading.Event()
         self._lock = threading.Lock()  # over the session, between joining and leaving
+        # Held by whoever joins, and makes threads for that; who leaves waits for it.
+        self._joining = threading.Lock()
         self._stopping = False
         self._held: tuple[int, ...] = ()
         self._session: Session | None = None
@@ -172,15 +180,24 @@ class Runner:
         self._queue.put(_Begin(read))
         self._thread.start()
         try:
-            self._watcher = Watcher(
-                self._store, self._keys.root, read, self._queue.put, read_timeout=self._call_timeout
-            )
-            if self._profile is not None:
-                self._serve(self._profile)
-            self.when(lambda s: s.kit_state is not KitState.JOINING).result()
-        except BaseException:
+            with self._joining:
+                self._check_wanted()
+                self._watcher = Watcher(
+                    self._store,
+                    self._keys.root,
+                    read,
+                    self._queue.put,
+                    read_timeout=self._call_timeout,
+                )
+                if self._profile is not None:
+                    self._serve(self._profile)
+            self.when(lambda s: s.kit_state not in (KitState.JOINING, KitState.DRAINING)).result()
+        except BaseException as e:
+            stopped = self._cancelled.is_set()
             self.request_stop(0.0)
             self.ended.result()
+            if stopped and isinstance(e, WaitTimeoutError):
+                raise self._stopped() from self.failure
             raise
 
     def request_stop(self, timeout: float) -> None:
@@ -234,12 +251,18 @@ class Runner:
                 self._queue.put(_Registered(session))
                 return
         self._joiner.leave(session, ())  # stopped in the very moment of joining
+        self._check_wanted()
+
+    def _check_wanted(self) -> None:
+        if self._cancelled.is_set():
+            raise WaitTimeoutError("joining was given up: the kit is stopping")
 
     def _rejoin(self, effect: m.Register) -> None:
         if self._cancelled.wait(effect.delay):
             return
         try:
-            self._join(effect.after)
+            with self._joining:
+                self._join(effect.after)
         except ClusterKitError as e:
             self._queue.put(_RegisterFailed(effect.after, e))
         except Exception as e:
@@ -247,23 +270,30 @@ class Runner:
             self._queue.put(_RegisterFailed(effect.after, ClusterKitError(str(e))))
 
     def _leave(self, timeout: float) -> None:
-        self._await_roles(timeout)
-        with self._lock:
-            session, self._session = self._session, None
         try:
-            if session is not None and not session.lost and self._joiner is not None:
-                self._joiner.leave(session, self._held)
+            self._await_roles(timeout)
+            with self._joining:  # a join that was sent must be known before it can be taken back
+                with self._lock:
+                    session, self._session = self._session, None
+                self._end_stay(session)
+            # The lease is gone or left to itself: only now is there nothing more to keep alive.
+            for helper in (self._keep_alive, self._watcher, self._errands):
+                if helper is not None:
+                    helper.close(_JOIN_SECONDS)
+            self._executors.close(timeout)
+            self._store.close()
+        finally:
+            self._queue.put(_Finished())
+
+    def _end_stay(self, session: Session | None) -> None:
+        if session is None or session.lost or self._joiner is None:
+            return
+        try:
+            self._joiner.leave(session, self._held)
         except StoreError as e:
             logger.warning("leaving failed, so the lease will have to expire: %s", e)
         except Exception:
             logger.exception("leaving failed in a way that is a defect")
-        # The lease is gone or left to itself: only now is there nothing more to keep alive.
-        for helper in (self._keep_alive, self._watcher, self._errands):
-            if helper is not None:
-                helper.close(_JOIN_SECONDS)
-        self._executors.close(timeout)
-        self._store.close()
-        self._queue.put(_Finished())
 
     def _await_roles(self, timeout: float) -> None:
         """Work that follows ownership ends before another node may take it up."""
@@ -281,19 +311,25 @@ class Runner:
             try:
                 if isinstance(message, _Stop):
                     self._stop(message)
+                elif isinstance(message, _Await):
+                    self._waiting.append(message)
                 elif self.failure is None:
                     for effect in self._tell(message):
                         self._carry_out(effect)
+                if self.failure is None:
                     self._check_waiting()
             except Exception as e:
-                # A node that cannot follow the cluster must not go on serving a view of the past.
-                logger.critical("the node failed by a defect of ClusterKit, and leaves", exc_info=e)
-                self.failure = e
-                with self._lock:
-                    if self._session is not None:
-                        self._session.lose()
+                self._break_down(e)
                 self.request_stop(0.0)
         self._finish()
+
+    def _break_down(self, defect: Exception) -> None:
+        # A node that cannot follow the cluster must not go on serving a view of the past.
+        logger.critical("the node failed by a defect of ClusterKit, and leaves", exc_info=defect)
+        self.failure = defect
+        with self._lock:
+            if self._session is not None:
+                self._session.lose()
 
     def _next(self) -> _Message | None:
         wake_at = None if self.failure is not None else self._machine.wake_at()
@@ -328,8 +364,6 @@ class Runner:
             case _RegisterFailed(after, error):
                 displaced = isinstance(error, DisplacedError | NodeIdConflictError)
                 return self._machine.register_failed(after, error, displaced, at)
-            case _Await():
-                self._waiting.append(message)
         return []
 
     def _carry_out(self, effect: m.Effect) -> None:
@@ -371,8 +405,11 @@ class Runner:
             self._held = tuple(sorted((*owned, *replica)))
         if self.failure is None:
             at = m.Instant(self._clock.monotonic(), self._clock.now())
-            for effect in self._machine.stopping(at):
-                self._carry_out(effect)
+            try:
+                for effect in self._machine.stopping(at):
+                    self._carry_out(effect)
+            except Exception as e:
+                self._break_down(e)
         threading.Thread(
             target=self._leave, args=(message.timeout,), name="clusterkit-stop", daemon=True
         ).start()
@@ -405,11 +442,13 @@ class Runner:
                 self._fail(message)
 
     def _fail(self, waiting: _Await) -> None:
-        why = f": {self.failure}" if self.failure is not None else ""
-        error = KitStateError(f"the kit has stopped{why}", state=KitState.STOPPED)
         # It may have been cancelled, or failed by another thread, in between.
         with contextlib.suppress(InvalidStateError):
-            waiting.future.set_exception(error)
+            waiting.future.set_exception(self._stopped())
+
+    def _stopped(self) -> KitStateError:
+        why = f": {self.failure}" if self.failure is not None else ""
+        return KitStateError(f"the kit has stopped{why}", state=KitState.STOPPED)
 
 
 def _set(future: Future[None]) -> None:

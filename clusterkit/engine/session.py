@@ -29,6 +29,7 @@ from ..ports import Clock, Store
 
 logger = logging.getLogger(__name__)
 
+
 class Session:
     """One registration and the lease that it hangs on.
 

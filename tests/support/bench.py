@@ -101,7 +101,9 @@ class FaultyStore:
         return self._call("txn", txn, lambda: self.inner.txn(txn, timeout=timeout))
 
     def grant(self, ttl_seconds: int, *, timeout: float) -> LeaseGrant:
-        return self._call("grant", ttl_seconds, lambda: self.inner.grant(ttl_seconds, timeout=timeout))
+        return self._call(
+            "grant", ttl_seconds, lambda: self.inner.grant(ttl_seconds, timeout=timeout)
+        )
 
     def revoke(self, lease_id: int, *, timeout: float) -> None:
         return self._call("revoke", lease_id, lambda: self.inner.revoke(lease_id, timeout=timeout))
@@ -112,9 +114,7 @@ class FaultyStore:
         )
 
     def watch(self, prefix: bytes, start_revision: int) -> Watch:
-        return self._call(
-            "watch", start_revision, lambda: self.inner.watch(prefix, start_revision)
-        )
+        return self._call("watch", start_revision, lambda: self.inner.watch(prefix, start_revision))
 
     def server_version(self, *, timeout: float) -> str:
         return self.inner.server_version(timeout=timeout)

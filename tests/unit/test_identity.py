@@ -24,9 +24,7 @@ def test_this_process_runs() -> None:
 
 def test_another_process_runs_until_it_ends() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        other = replace(
-            this_process(), pid=child.pid, started=identity._started(child.pid)
-        )
+        other = replace(this_process(), pid=child.pid, started=identity._started(child.pid))
         assert is_running_here(other)
     assert not is_running_here(other)
 

@@ -212,9 +212,7 @@ def test_waiting_can_be_given_up(world: World) -> None:
     cancelled = threading.Event()
     world.store.always("range", first(cancelled.set))
     with pytest.raises(WaitTimeoutError):
-        world.join(
-            profile("a", incarnation="inc-2", on_conflict="wait"), "n2", cancelled=cancelled
-        )
+        world.join(profile("a", incarnation="inc-2", on_conflict="wait"), "n2", cancelled=cancelled)
 
 
 @pytest.mark.parametrize("policy", ["takeover", "wait", "fail"])

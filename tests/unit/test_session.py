@@ -24,7 +24,9 @@ from tests.support.bench import FaultyStore, eventually, raising
 CLOCK = SystemClock()
 
 
-def session(lease_id: int = 1, *, ttl: int = 1, margin: float = 0.1, granted: float = 0.0) -> Session:
+def session(
+    lease_id: int = 1, *, ttl: int = 1, margin: float = 0.1, granted: float = 0.0
+) -> Session:
     return Session("nonce", lease_id, ttl, margin, granted)
 
 
