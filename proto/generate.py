@@ -102,6 +102,10 @@ def generate(tree: Tree, out: Path) -> dict[Path, str]:
         Path(path.name): own.sub(rf"\g<1>{tree.package}", path.read_text())
         for path in sorted((out / tree.virtual).iterdir())
     }
+    for name, text in texts.items():
+        if name.suffix == ".pyi":
+            # A bare Mapping is an error to whoever checks this package strictly as part of theirs.
+            texts[name] = text.replace(", _Mapping]", ", _Mapping[str, object]]")
     texts[Path("__init__.py")] = (
         f'"""Generated from {tree.source.relative_to(ROOT).as_posix()}/ '
         'by proto/generate.py; do not edit."""\n'

@@ -1,4 +1,6 @@
-"""What every tier of tests shares: how hypothesis looks for examples.
+"""What every tier of tests shares: a real etcd, and how hypothesis looks for examples.
+
+One etcd serves all tests of a worker process; each test keeps to a prefix of its own.
 
 On a developer's machine each run tries new examples. In CI (``CI`` is set) the same ones are tried
 each time: a red build must come from its commit. A failure prints the blob that repeats it.
@@ -7,8 +9,12 @@ each time: a red build must come from its commit. A failure prints the blob that
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from clusterkit.testing import EmbeddedEtcd
 
 # No deadline for one example: the machine may be busy, and each test has a timeout anyway.
 settings.register_profile("dev", deadline=None, print_blob=True)
@@ -20,3 +26,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],  # speaks of the machine, not of the code
 )
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(scope="session")
+def etcd_endpoint() -> Iterator[str]:
+    with EmbeddedEtcd() as etcd:
+        yield etcd.endpoint

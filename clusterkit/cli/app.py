@@ -13,7 +13,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -41,6 +41,8 @@ app = typer.Typer(
     help="See what a ClusterKit cluster is doing, and try one out on this machine.",
     epilog="What is not given as an option comes from CLUSTERKIT_... variables.",
 )
+
+PIPE_COLUMNS: Final = 240
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -108,7 +110,7 @@ def nodes(options: Options, as_json: AsJson = False) -> None:
     if as_json:
         _print_json(render.nodes_document(options.cluster, view))
     else:
-        Console().print(render.nodes_table(options.cluster, view))
+        _console().print(render.nodes_table(options.cluster, view))
 
 
 @app.command()
@@ -128,7 +130,7 @@ def partitions(
     if as_json:
         _print_json(render.partitions_document(options.cluster, view, node))
     else:
-        Console().print(render.partitions_table(options.cluster, view, node))
+        _console().print(render.partitions_table(options.cluster, view, node))
 
 
 @app.command()
@@ -161,22 +163,26 @@ def demo(
         typer.Option("--without-hooks", help="The control: nothing migrates, so keys are lost."),
     ] = False,
     keys: Annotated[int, typer.Option(min=1, help="How many keys to write.")] = 1000,
-    partitions: Annotated[int, typer.Option(min=1, max=4096, help="How many shards.")] = 32,
+    # With fewer, a node might by chance hold none, and its coming and going would move nothing.
+    partitions: Annotated[int, typer.Option(min=16, max=4096, help="How many shards.")] = 32,
 ) -> None:
     """Show a cluster of processes at work: joins, a kill, a return, a stop, and no key lost."""
     settings = Settings(keys=keys, partitions=partitions, without_hooks=without_hooks)
-    if as_json:
-        report = JsonReport()
-        summary = Demo(settings, report).run()
-        report.summary(summary)
-    else:
-        human = HumanReport(Console())
-        try:
-            summary = Demo(settings, human).run()
-        finally:
-            human.close()
-        human.summary(summary)
-    raise typer.Exit(0 if summary.passed else 1)
+    report = JsonReport() if as_json else HumanReport(_console())
+    story = Demo(settings, report)
+    try:
+        summary = story.run()
+    finally:
+        report.close()
+    report.summary(summary)
+    if not summary.passed:
+        print(f"clusterkit: not as it should be; the logs are in {story.logs}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _console() -> Console:
+    # Into a pipe or a file nothing needs to be cut off at the width of a screen.
+    return Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
 
 def _print_json(document: object) -> None:

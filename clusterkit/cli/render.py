@@ -46,7 +46,7 @@ def nodes_table(cluster: str, view: ClusterView) -> Group:
     title = f"{cluster}: {len(view.nodes)} nodes at revision {view.revision}"
     table = Table()
     for column in ("node", "address", "zone", "state", "joined (UTC)"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for column in ("weight", "primary of", "replica of"):
         table.add_column(column, justify="right")
     for node in view.nodes.values():
@@ -88,7 +88,7 @@ def partitions_table(cluster: str, view: ClusterView, node_id: str | None) -> Gr
     title = f"{cluster}: {len(shown)} partitions{of} at revision {view.revision}"
     table = Table()
     for column in ("partition", "primary", "replicas"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for partition in shown:
         table.add_row(
             partition.id,

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from .._pb.v1 import cluster_pb2 as pb
+from .._pb import cluster_pb2 as pb
 from ..model import Node
 from .hashing import KEY_HASHES
 from .placement import MAX_WEIGHT

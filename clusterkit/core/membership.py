@@ -18,7 +18,7 @@ Source: section 2 and section 13.5 of the project's design, as ARCHITECTURE.md t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeAlias
 
@@ -29,7 +29,6 @@ from .keys import Keys, Parsed
 from .records import (
     Alive,
     ClusterConfig,
-    Departure,
     History,
     NodeRecord,
     RebalanceRequest,
@@ -55,7 +54,7 @@ class State:
         config: What all nodes agree on; None before the first node.
         membership_revision: When an input of the assignment was last put.
         members: The nodes that hold their slot.
-        stored: Revision and lease of each member's key.
+        stored: Revision and lease of each node's key, also of one that could not be understood.
         alive: The signs of life, by node id and incarnation.
         history: Each node's past.
         history_revisions: The mod_revision of each history.
@@ -134,7 +133,7 @@ class Updated:
 
 @dataclass(frozen=True, slots=True)
 class ConfigChanged:
-    """What all nodes agree on was changed by an administrator."""
+    """What all nodes agree on was changed, or mended, by an administrator."""
 
     config: ClusterConfig
 
@@ -177,51 +176,72 @@ def reread(
 ) -> tuple[State, tuple[Change, ...]]:
     """Replaces the state by a newer reading, and derives what was missed from the difference."""
     new = read(keys, kvs, revision, cluster_id)
+    if cluster_id == state.cluster_id:
+        new = _agreed(state, new)
     touched = dict.fromkeys([*state.members, *new.members])
     return new, _changes(state, new, touched)
+
+
+def _agreed(old: State, new: State) -> State:
+    """What was agreed stays in force though its key was damaged or deleted, as in ``step``."""
+    return replace(
+        new,
+        config=new.config or old.config,
+        membership_revision=new.membership_revision or old.membership_revision,
+        rebalance=new.rebalance or old.rebalance,
+        rebalance_revision=new.rebalance_revision or old.rebalance_revision,
+    )
 
 
 def _changes(old: State, new: State, touched: Iterable[str]) -> tuple[Change, ...]:
     changes: list[Change] = []
     # The first config is part of the first join, which tells of itself.
-    if old.config is not None and new.config is not None and new.config != old.config:
+    made = old.config is None and not old.members
+    if new.config is not None and new.config != old.config and not made:
         changes.append(ConfigChanged(new.config))
     arrivals: list[Change] = []
     for node_id in sorted(touched):
         before, after = old.members.get(node_id), new.members.get(node_id)
-        if before is not None and (after is None or after.nonce != before.nonce):
-            end = _end_of(before, after, new.history.get(node_id))
-            if end is None:
-                changes.append(Left(before, "health_check_failure", None))
-            elif end.reason != "replaced":
-                changes.append(Left(before, end.reason, end.left_at))
-        if after is not None and (before is None or after.nonce != before.nonce):
-            arrivals.append(_arrival(before, after))
-        elif after is not None and before is not None and after != before:
-            arrivals.append(Updated(after, _inputs(before) != _inputs(after)))
+        if before is not None and after is not None and after.nonce == before.nonce:
+            if after != before:
+                arrivals.append(Updated(after, _inputs(before) != _inputs(after)))
+            continue
+        lost: Left | None = None
+        if before is not None:
+            lost = _loss(before, after, new.history.get(node_id))
+            if lost is not None:
+                changes.append(lost)
+        if after is None:
+            continue
+        if after.previous is None:
+            arrivals.append(Joined(after))
+        else:
+            arrivals.append(Rejoined(after, replaced=before is not None and lost is None))
     changes += arrivals
     if new.rebalance is not None and new.rebalance_revision != old.rebalance_revision:
         changes.append(RebalanceRequested(new.rebalance))
     return tuple(changes)
 
 
-def _end_of(before: NodeRecord, after: NodeRecord | None, past: History | None) -> Departure | None:
-    """How the stay ``before`` ended, as far as anything in etcd says so."""
+def _loss(before: NodeRecord, after: NodeRecord | None, past: History | None) -> Left | None:
+    """How the slot of ``before`` was lost, as far as etcd says; None if it was only taken over.
+
+    A successor holds the same slot, so its end is the end that counts: between two readings a node
+    may have been taken over, more than once, before it left.
+    """
+    ends = () if past is None else past.departures
     previous = None if after is None else after.previous
-    if previous is not None and previous.registration.nonce == before.nonce:
-        return previous  # copied there by the join: true even if the history has been pruned
-    return None if past is None else past.end_of(before.nonce)
-
-
-def _arrival(before: NodeRecord | None, after: NodeRecord) -> Change:
-    if after.previous is None:
-        return Joined(after)
-    taken_over = (
-        before is not None
-        and after.previous.reason == "replaced"
-        and after.previous.registration.nonce == before.nonce
-    )
-    return Rejoined(after, replaced=taken_over)
+    if previous is not None and (past is None or past.end_of(previous.registration.nonce) is None):
+        ends = (*ends, previous)  # the join's own copy: true even if the history has been pruned
+    own = (i for i, d in enumerate(ends) if d.registration.nonce == before.nonce)
+    first = next(own, None)
+    if first is not None:
+        for end in ends[first:]:
+            if end.reason != "replaced":
+                return Left(before, end.reason, end.left_at)
+        if after is not None:
+            return None
+    return Left(before, "health_check_failure", None)  # nobody has written down why
 
 
 def _inputs(record: NodeRecord) -> tuple[object, ...]:
@@ -259,8 +279,8 @@ class _Draft:
     def _decode(self, key: Parsed, kv: KeyValue) -> None:
         match key.kind:
             case "nodes":
-                self.members[key.node_id] = codec.decode_node(key.node_id, kv.value)
                 self.stored[key.node_id] = Stored(kv.mod_revision, kv.lease)
+                self.members[key.node_id] = codec.decode_node(key.node_id, kv.value)
             case "alive":
                 self.alive[key.node_id, key.incarnation] = codec.decode_alive(kv.value)
             case "history":
@@ -271,8 +291,8 @@ class _Draft:
             case "config":
                 self.config = codec.decode_config(kv.value)
             case "rebalance":
-                self.rebalance_revision = kv.mod_revision
                 self.rebalance = codec.decode_rebalance(kv.value)
+                self.rebalance_revision = kv.mod_revision
             case "membership":
                 self.membership_revision = kv.mod_revision
 

@@ -607,7 +607,9 @@ class Machine:
             self._kit_state = KitState.FENCED
 
     def _assess(self, registered: bool, at: Instant) -> None:
-        fenced = self._live and not self._observer and (self._doubted or not registered)
+        # A node sees its own join before it knows that the join was applied: no reason to worry.
+        waiting = not registered and self._kit_state is not KitState.JOINING
+        fenced = self._live and not self._observer and (self._doubted or waiting)
         failing = self.ledger.failing()
         last = self._assessed
         same = last is not None and last[0] is self._state and last[1:] == (fenced, failing)

@@ -15,7 +15,7 @@ import secrets
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -23,20 +23,14 @@ from ..core import codec
 from ..core.keys import Keys
 from ..core.plan import held_by
 from ..core.records import RebalanceRequest
-from ..errors import (
-    ClusterKitError,
-    KitStateError,
-    NodeIdConflictError,
-    StoreError,
-    WaitTimeoutError,
-)
+from ..errors import ClusterKitError, KitStateError, NodeIdConflictError, StoreError
 from ..model import KitState
 from ..ports import Clock, Put, RangeResult, Store, Txn
 from . import machine as m
 from .departures import CloseHistory
 from .errands import Errands
 from .executors import Executors, JobEnded
-from .jobs import CancelJob, StartJob
+from .jobs import CancelJob, HookSlow, HookTimedOut, StartJob
 from .join import DisplacedError, Joiner, Profile
 from .session import KeepAlive, LeaseDoubted, LeaseLost, LeaseProven, Session
 from .snapshot import Snapshot
@@ -45,6 +39,7 @@ from .watcher import Changed, Reread, WatchBroke, Watcher
 logger = logging.getLogger(__name__)
 
 _JOIN_SECONDS = 2.0
+_CHECK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +141,7 @@ class Runner:
         self._waiting: list[_Await] = []
         self._cancelled = threading.Event()
         self._lock = threading.Lock()  # over the session, between joining and leaving
-        # Held by whoever joins, and makes threads for that; who leaves waits for it.
-        self._joining = threading.Lock()
+        self._joining = threading.Lock()  # held while a join is under way, which a leave awaits
         self._stopping = False
         self._held: tuple[int, ...] = ()
         self._session: Session | None = None
@@ -180,8 +174,9 @@ class Runner:
         self._queue.put(_Begin(read))
         self._thread.start()
         try:
+            # A stop may come at any moment. It awaits this one, to find all that it has to end.
             with self._joining:
-                self._check_wanted()
+                self._refuse_if_cancelled()
                 self._watcher = Watcher(
                     self._store,
                     self._keys.root,
@@ -191,12 +186,15 @@ class Runner:
                 )
                 if self._profile is not None:
                     self._serve(self._profile)
-            self.when(lambda s: s.kit_state not in (KitState.JOINING, KitState.DRAINING)).result()
-        except BaseException as e:
-            stopped = self._cancelled.is_set()
+            joined = self.when(lambda s: s.kit_state is not KitState.JOINING)
+            # A hook of the join may have stopped the node by now: it was started all the same.
+            wait((joined, self.ended), return_when=FIRST_COMPLETED)
+            if self.failure is not None:
+                joined.result()
+        except BaseException:
             self.request_stop(0.0)
             self.ended.result()
-            if stopped and isinstance(e, WaitTimeoutError):
+            if self.failure is not None:
                 raise self._stopped() from self.failure
             raise
 
@@ -217,8 +215,14 @@ class Runner:
         """Asks every node for a rebalance; the revision of the request. Blocks.
 
         Raises:
+            KitStateError: The run has ended.
             StoreError: etcd cannot be asked.
         """
+        if self.ended.done():
+            raise KitStateError(
+                "the kit has stopped; start() it before asking for a rebalance",
+                state=KitState.STOPPED,
+            )
         node_id = "" if self._profile is None else self._profile.node_id
         request = RebalanceRequest(node_id, reason, self._clock.now())
         put = Put(self._keys.rebalance, codec.encode_rebalance(request))
@@ -238,6 +242,10 @@ class Runner:
         self._joiner = Joiner(self._store, self._keys, self._clock, profile, self._connect_timeout)
         self._join(None)
 
+    def _refuse_if_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise KitStateError("the kit was stopped while it was starting", state=KitState.STOPPED)
+
     def _join(self, after: str | None) -> None:
         assert self._joiner is not None
         assert self._keep_alive is not None
@@ -245,23 +253,16 @@ class Runner:
         self._queue.put(_Expect(nonce))
         session = self._joiner.join(nonce, after=after, cancelled=self._cancelled)
         with self._lock:
-            if not self._cancelled.is_set():
-                self._session = session
-                self._keep_alive.attach(session)
-                self._queue.put(_Registered(session))
-                return
-        self._joiner.leave(session, ())  # stopped in the very moment of joining
-        self._check_wanted()
-
-    def _check_wanted(self) -> None:
-        if self._cancelled.is_set():
-            raise WaitTimeoutError("joining was given up: the kit is stopping")
+            self._session = session
+        self._keep_alive.attach(session)
+        self._queue.put(_Registered(session))
 
     def _rejoin(self, effect: m.Register) -> None:
         if self._cancelled.wait(effect.delay):
             return
         try:
             with self._joining:
+                self._refuse_if_cancelled()
                 self._join(effect.after)
         except ClusterKitError as e:
             self._queue.put(_RegisterFailed(effect.after, e))
@@ -270,17 +271,18 @@ class Runner:
             self._queue.put(_RegisterFailed(effect.after, ClusterKitError(str(e))))
 
     def _leave(self, timeout: float) -> None:
+        deadline = self._clock.monotonic() + timeout
         try:
             self._await_roles(timeout)
-            with self._joining:  # a join that was sent must be known before it can be taken back
-                with self._lock:
-                    session, self._session = self._session, None
-                self._end_stay(session)
+            # A join that is under way ends first, and is left.
+            with self._joining, self._lock:
+                session, self._session = self._session, None
+            self._end_stay(session)
             # The lease is gone or left to itself: only now is there nothing more to keep alive.
             for helper in (self._keep_alive, self._watcher, self._errands):
                 if helper is not None:
                     helper.close(_JOIN_SECONDS)
-            self._executors.close(timeout)
+            self._executors.close(max(0.0, deadline - self._clock.monotonic()))
             self._store.close()
         finally:
             self._queue.put(_Finished())
@@ -335,9 +337,12 @@ class Runner:
         wake_at = None if self.failure is not None else self._machine.wake_at()
         if wake_at is None:
             return self._queue.get()
+        # A closed application loop tells nobody: whoever waits for hooks looks now and then.
+        timeout = min(max(0.0, wake_at - self._clock.monotonic()), _CHECK_SECONDS)
         try:
-            return self._queue.get(timeout=max(0.0, wake_at - self._clock.monotonic()))
+            return self._queue.get(timeout=timeout)
         except queue.Empty:
+            self._executors.check()
             return None
 
     def _tell(self, message: _Message | None) -> list[m.Effect]:
@@ -356,7 +361,8 @@ class Runner:
             case WatchBroke():
                 self.watch_restarts += 1
             case _Begin(read):
-                return self._machine.begin(read, at)
+                # A stop that came before it has ended a machine that knows of nothing.
+                return [] if self._stopping else self._machine.begin(read, at)
             case _Expect(nonce):
                 self._machine.expect(nonce)
             case _Registered(session):
@@ -374,6 +380,21 @@ class Runner:
                 self.snapshot = snapshot
             case CancelJob(job_id, reason):
                 self._executors.cancel(job_id, reason)
+            case HookSlow(job):
+                logger.warning(
+                    "hook %s is slow; it stands here:\n%s",
+                    job.spec.name,
+                    self._executors.where(job.id) or "(its stack cannot be told)",
+                    extra={"ck_event_id": job.event.event_id},
+                )
+            case HookTimedOut(job):
+                logger.error(
+                    "hook %s is out of time after %s s and counts as failed; it stands here:\n%s",
+                    job.spec.name,
+                    job.timeout,
+                    self._executors.where(job.id) or "(its stack cannot be told)",
+                    extra={"ck_event_id": job.event.event_id},
+                )
             case m.Note(level, message, args, extra):
                 logger.log(level, message, *args, extra=dict(extra))
             case m.WriteReceipt():

@@ -52,7 +52,7 @@ class Session:
 
     @property
     def renewed_at(self) -> float:
-        """When the newest answered renewal, or the grant, was sent; while its TTL stays the same."""
+        """When the newest answered renewal was sent, or else the grant."""
         return self.deadline + self.margin - self.ttl_seconds
 
     def proven(self, now: float) -> bool:

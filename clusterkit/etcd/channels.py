@@ -14,6 +14,7 @@ fails, the next one is tried, each at most once a call.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import threading
@@ -38,6 +39,9 @@ Metadata = tuple[tuple[str, str], ...]
 
 # A member without a leader then answers at once that it has none, instead of holding the call.
 _REQUIRE_LEADER: Metadata = (("hasleader", "true"),)
+
+
+SETTLE_SECONDS = 0.25
 
 
 class TryFailedError(Exception):
@@ -76,6 +80,8 @@ class Connection:
         self.name = f"{host}:{port}"
         # Whether the last call was served: then a write may be sent without a question first.
         self.proven = False
+        # Whether the last call was not.
+        self.failed = False
         options = channel_options(tls, connect_timeout)
         if tls is None:
             self.client = Etcd3Client(host, port, grpc_options=options)
@@ -91,6 +97,17 @@ class Connection:
         self.auth = _stubs.AuthStub(self.client.channel)
         self.keep_alive_once = _stubs.KeepAliveOnceStub(self.client.channel)
         self.watch = _stubs.WatchStub(self.client.channel)
+
+    def settle(self, timeout: float) -> None:
+        """Gives a broken connection a moment to come back; no more than that if it does not.
+
+        grpcio goes on with a connection only while some call waits for it, and calls on a broken
+        one fail without waiting: up to 1.76 at least, retries alone never find out that a server
+        is back (measured: not within 40 s).
+        """
+        # Any answer will do; if there is none, the call that comes next says why.
+        with contextlib.suppress(grpc.RpcError):
+            self.client.maintenancestub.Status(pb.StatusRequest(), timeout, wait_for_ready=True)
 
     def close(self) -> None:
         self.client.close()
@@ -159,14 +176,16 @@ class Channels:
 
     def note_served(self, number: int) -> None:
         self._current = number
-        self.connection(number).proven = True
+        connection = self._connections[number]
+        if connection is not None:
+            connection.proven, connection.failed = True, False
 
     def note_failed(self, number: int, failure: Failure) -> None:
         """Later calls begin with the next endpoint, unless another one has been chosen already."""
         with self._lock:
             found = self._connections[number]
             if found is not None:
-                found.proven = False
+                found.proven, found.failed = False, True
             if self._current == number:
                 self._current = (number + 1) % len(self._addresses)
         _log.debug("an etcd endpoint failed", extra={"ck_failure": failure})
@@ -275,6 +294,8 @@ class Channels:
         connection = self.connection(number)
         begin = time.monotonic()
         budget = share if reads_only else left
+        if connection.failed:
+            connection.settle(min(SETTLE_SECONDS, share / 2))
         for renewed in (False, True):
             metadata = self.metadata(connection, share)
             try:

@@ -123,6 +123,8 @@ def channel_options(tls: TLSFiles | None, connect_timeout: float) -> list[tuple[
         # gRPC would wait up to two minutes between two attempts: too long after an outage.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 1_000),
+        # A restarted pod has a new address, and gRPC would ask for it every 30 s at most.
+        ("grpc.dns_min_time_between_resolutions_ms", 1_000),
         # In spite of its name, how long one attempt may take.
         ("grpc.min_reconnect_backoff_ms", max(100, int(connect_timeout * 1_000))),
         # A prefix may hold more than gRPC's 4 MiB.

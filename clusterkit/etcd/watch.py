@@ -17,7 +17,14 @@ from clusterkit.errors import CompactedError, StoreError
 from clusterkit.ports import WatchBatch
 
 from ._pb import rpc_pb2 as pb
-from .channels import Channels, Connection, Metadata, TryFailedError, failure_of
+from .channels import (
+    SETTLE_SECONDS,
+    Channels,
+    Connection,
+    Metadata,
+    TryFailedError,
+    failure_of,
+)
 from .convert import batches, prefix_end
 from .translate import Failure, Kind, classify, to_error
 
@@ -131,6 +138,10 @@ class EtcdWatch:
             except TryFailedError as e:
                 failures.append(e.failure)
                 cause = e
+            except ValueError:
+                # So grpcio says that a channel has been closed.
+                self._channels.check_open(self._name)
+                raise
             if failures[-1].kind not in (Kind.UNAVAILABLE, Kind.TIMEOUT):
                 break
             self._channels.note_failed(number, failures[-1])
@@ -140,6 +151,8 @@ class EtcdWatch:
         """Opens the stream on one endpoint; with a new token if the first is refused."""
         connection = self._channels.connection(number)
         limit = self._channels.connect_timeout
+        if connection.failed:
+            connection.settle(min(SETTLE_SECONDS, limit / 2))
         for may_renew in (self._channels.has_user, False):
             metadata = self._channels.metadata(connection, limit)
             stream = _Stream(connection, number, self._request, metadata)
@@ -171,10 +184,7 @@ class _Stream:
         self._endpoint = connection.name
         self._over = threading.Event()
         self._gave_up = False
-        try:
-            self._call: Any = connection.watch.Watch(self._requests(request), metadata=metadata)
-        except ValueError as e:
-            raise StoreError("no watch: this etcd store has been closed; make a new one") from e
+        self._call: Any = connection.watch.Watch(self._requests(request), metadata=metadata)
         if not self._call.add_callback(self._over.set):
             self._over.set()
 

@@ -22,7 +22,6 @@ from clusterkit.errors import StoreError
 from clusterkit.etcd.store import EtcdStore
 from clusterkit.ports import Delete, Op, Store, Txn, Watch, WatchBatch
 from clusterkit.testing.clock import VirtualClock
-from clusterkit.testing.embedded import EmbeddedEtcd
 from clusterkit.testing.memory import MemoryServer, MemoryStore
 
 TIMEOUT = 10.0
@@ -126,12 +125,6 @@ class Bench:
         with closing(self._new_store()) as store:
             end = self.prefix[:-1] + bytes([self.prefix[-1] + 1])
             store.txn(Txn((), (Delete(self.prefix, end),)), timeout=TIMEOUT)
-
-
-@pytest.fixture(scope="session")
-def etcd_endpoint() -> Iterator[str]:
-    with EmbeddedEtcd() as etcd:
-        yield etcd.endpoint
 
 
 def compact_etcd(endpoint: str, revision: int) -> None:

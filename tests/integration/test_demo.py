@@ -77,9 +77,15 @@ def test_no_key_is_lost_and_every_hook_is_seen() -> None:
 
 
 def test_the_same_change_has_the_same_id_on_every_node() -> None:
-    _, lines, _ = _demo("--keys", "20", "--partitions", "8")
+    _, lines, _ = _demo("--keys", "20")
     for node, reason in (("node-2", "health_check_failure"), ("node-3", "graceful_shutdown")):
-        leaves = [line for line in lines if line["event"] == "node_leave" and line["node"] == node]
+        leaves = [
+            line
+            for line in lines
+            if line["event"] == "node_leave"
+            and line["node"] == node
+            and line["seen_by"] != node  # one that stops may or may not hear of itself
+        ]
         assert len(leaves) == 4
         assert {leave["reason"] for leave in leaves} == {reason}
         assert len({leave["event_id"] for leave in leaves}) == 1
@@ -96,14 +102,14 @@ def test_the_control_loses_keys_and_says_so() -> None:
 
 def test_for_people_the_last_line_has_the_figures() -> None:
     done = subprocess.run(
-        [*COMMAND, "--keys", "50", "--partitions", "8"],
+        [*COMMAND, "--keys", "50"],
         env=_environment(),
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
     last = done.stdout.splitlines()[-1]
     assert last.startswith("keys written 50, keys lost 0, partitions moved ")
     assert "hooks seen 7 of 7" in last

@@ -134,6 +134,16 @@ def raising(error: BaseException, *, applied: bool = False) -> Fault:
     return fault
 
 
+def refusing(seen: threading.Event, error: BaseException) -> Fault:
+    """The call fails, and it is told that it was made."""
+
+    def fault(call: Callable[[], Any]) -> Any:
+        seen.set()
+        raise error.with_traceback(None)
+
+    return fault
+
+
 def first(action: Callable[[], object]) -> Fault:
     """Something else happens just before the call."""
 

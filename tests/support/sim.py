@@ -624,7 +624,7 @@ class Simulation:
                 return None
         for source in event.copy_from_nodes:
             holder = self.life(source.id)
-            owed = holder and holder.machine.ledger.entries.get((index, source.id))
+            owed = None if holder is None else holder.machine.ledger.entries.get((index, source.id))
             # One that was told later may wait for this very node: nobody waits for that one.
             if holder is None or (owed is not None and owed.gain.epoch < gained):
                 return CopyError(f"{source.id} has yet to get {partition} itself")

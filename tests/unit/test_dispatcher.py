@@ -395,6 +395,7 @@ def test_a_newer_rebalance_drops_what_is_queued_and_tells_what_runs() -> None:
     # One ends because it was told to, which is no failure; the other had done its work.
     actions = lab.end("change", HookCancelledError("told"))
     assert not of(HookFailed, actions)
+    assert starts(actions) == []
     (settled,) = of(ChangeSettled, actions)
     assert isinstance(settled, ChangeSettled)
     assert (settled.ok, settled.superseded) == (False, True)
@@ -488,6 +489,7 @@ def test_after_the_grace_the_newer_rebalance_overlaps_but_not_in_a_partition() -
     lab = Lab(all_hooks())
     lab.rebalance(change(1), name="old")
     lab.end("start")
+    lab.sleep(5)  # it is slow, which is said, and there is nothing else to wake up for
     lab.rebalance(change(1, epoch=2), change(2), name="new")
     assert lab.dispatcher.wake_at() == lab.now + 5
     assert starts(lab.sleep(4.9)) == []
@@ -500,7 +502,7 @@ def test_after_the_grace_the_newer_rebalance_overlaps_but_not_in_a_partition() -
     actions = lab.end("change")
     assert starts(actions) == ["change", "complete"] or starts(actions) == ["complete", "change"]
     assert lab.running["change"][-1].event == change(1, epoch=3)
-    assert of(RebalanceCompleted, actions) == [RebalanceCompleted(passage("old"), 5.0, True)]
+    assert of(RebalanceCompleted, actions) == [RebalanceCompleted(passage("old"), 10.0, True)]
 
 
 def test_a_rebalance_superseded_while_its_start_hooks_run_completes_without_changes() -> None:
@@ -698,12 +700,48 @@ def test_news_behind_a_stuck_hook_hold_up_nobody_and_are_not_lost() -> None:
     assert starts(lab.leave(left("a"))) == ["leave"]
     actions = lab.end("join-too")
     assert of(RebalanceStarted, actions)
+    lab.end("start")
+    lab.end("complete")
+    lab.end("leave")
     lab.join(joined("c"))
+    lab.rebalance(name="next")
+    assert of(RebalanceStarted, lab.end("join-too")), "it does not wait for 'join' of c"
     seen = []
     while lab.running["join"]:
         seen.append(lab.running["join"][0].event.event_id.rsplit("-", 1)[0])
         lab.end("join")
     assert seen == ["join-a", "join-b", "join-c"]
+
+
+def test_news_behind_a_stuck_hook_come_in_order_when_it_ends_and_later_news_wait_again() -> None:
+    hooks = all_hooks()
+    hooks.on_node_join(name="join-too")(lambda e: None)
+    lab = Lab(hooks)
+    lab.join(joined("a"))
+    lab.join(joined("a"))
+    lab.sleep(30)
+    lab.sleep(5)
+    assert lab.names() == ["join", "join-too"]
+    lab.end("join-too")
+    assert lab.names() == ["join", "join-too"], "of the second news"
+    assert starts(lab.end("join")) == ["join"], "of the second news, late"
+    assert starts(lab.leave(left("a"))) == []
+    assert starts(lab.end("join-too")) == ["leave"]
+    lab.end("leave")
+    lab.join(joined("a"))
+    assert lab.names() == ["join"], "its second hook waits for the first again"
+    lab.end("join")
+    assert lab.names() == ["join"]
+    assert starts(lab.end("join")) == ["join-too"]
+    assert not lab.dispatcher.idle
+    lab.end("join-too")
+    assert lab.dispatcher.idle
+
+
+def test_to_claim_to_be_cancelled_is_a_failure_of_who_was_not() -> None:
+    lab = Lab(all_hooks())
+    lab.fence()
+    assert of(HookFailed, lab.end("fenced", HookCancelledError("by itself")))
 
 
 def test_changes_stop_starting_when_too_many_threads_hang() -> None:

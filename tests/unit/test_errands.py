@@ -17,7 +17,7 @@ from clusterkit.engine.session import Session
 from clusterkit.errors import StoreUnavailableError
 from clusterkit.testing.clock import VirtualClock
 from clusterkit.testing.memory import MemoryServer, MemoryStore
-from tests.support.bench import KEYS, FaultyStore, eventually, profile, raising, state_of
+from tests.support.bench import KEYS, FaultyStore, eventually, profile, raising, refusing, state_of
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_newer_receipt_takes_the_place_of_one_that_cannot_be_written(
 ) -> None:
     tried = threading.Event()
     store.always("txn", raising(StoreUnavailableError("nobody there")))
-    store.next("txn", lambda call: (tried.set(), raising(StoreUnavailableError("no"))(call)))
+    store.next("txn", refusing(tried, StoreUnavailableError("no")))
     errands.receipt(WriteReceipt(session, Receipt("n1", 7)))
     assert tried.wait(10)
     errands.receipt(WriteReceipt(session, Receipt("n1", 8)))
@@ -99,7 +99,7 @@ def test_a_receipt_that_cannot_be_written_does_not_hold_up_the_rest(
 
 def test_closing_ends_retries(store: FaultyStore, errands: Errands, session: Session) -> None:
     tried = threading.Event()
-    store.always("txn", lambda call: (tried.set(), raising(StoreUnavailableError("no"))(call)))
+    store.always("txn", refusing(tried, StoreUnavailableError("no")))
     errands.receipt(WriteReceipt(session, Receipt("n1", 7)))
     assert tried.wait(10)
     errands.close(5.0)

@@ -18,10 +18,10 @@ from clusterkit.engine.session import Session
 from clusterkit.errors import (
     ClusterKitError,
     ConfigMismatchError,
+    KitStateError,
     NodeIdConflictError,
     StoreTimeoutError,
     StoreUnavailableError,
-    WaitTimeoutError,
 )
 from clusterkit.ports import Put, Txn
 from clusterkit.testing.clock import VirtualClock
@@ -211,7 +211,7 @@ def test_waiting_can_be_given_up(world: World) -> None:
     world.join(profile("a"), "n1")
     cancelled = threading.Event()
     world.store.always("range", first(cancelled.set))
-    with pytest.raises(WaitTimeoutError):
+    with pytest.raises(KitStateError):
         world.join(profile("a", incarnation="inc-2", on_conflict="wait"), "n2", cancelled=cancelled)
 
 

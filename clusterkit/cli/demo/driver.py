@@ -18,7 +18,7 @@ from clusterkit.errors import ClusterKitError
 
 from .client import Client
 from .cluster import DemoCluster, Settings
-from .expect import Expect, violations
+from .expect import Expect, Violation, violations
 from .processes import DemoError
 from .report import Report, StepResult, Summary
 from .scenario import Step, changes, start
@@ -39,7 +39,11 @@ class Begun:
 
 
 class Demo:
-    """One run. Everything that it starts has ended when ``run`` returns or raises."""
+    """One run. Everything that it starts has ended when ``run`` returns or raises.
+
+    Attributes:
+        logs: Where the nodes' logs are, if the run did not pass.
+    """
 
     def __init__(self, settings: Settings, report: Report) -> None:
         self._settings = settings
@@ -57,7 +61,7 @@ class Demo:
         Raises:
             ClusterKitError: It could not go on; the text says what failed, and where its logs are.
         """
-        logs = Path(tempfile.mkdtemp(prefix="clusterkit-demo-"))
+        logs = self.logs = Path(tempfile.mkdtemp(prefix="clusterkit-demo-"))
         try:
             with _ended_by_signals(), ExitStack() as stack:
                 try:
@@ -110,11 +114,13 @@ class Demo:
         return Begun(name, self._timeline.mark(), now)
 
     def _await(self, cluster: DemoCluster, expected: Sequence[Expect], begun: Begun) -> None:
-        """Waits until every copy is done and every expectation met, or patience is at its end."""
+        """Waits until every copy is done and nothing expected is missing, or patience ends."""
         give_up = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < give_up:
             cluster.check()
-            missing = cluster.unsettled() or self._wrong(cluster, expected, begun)
+            missing = cluster.unsettled() or [
+                wrong.text for wrong in self._wrong(cluster, expected, begun) if wrong.pending
+            ]
             if not missing:
                 return
             self._report.waiting(missing[0])
@@ -132,7 +138,7 @@ class Demo:
         self._report.waiting("every key to be read back")
         lost = client.lost()
         wrong = [f"not in time: {what}" for what in cluster.unsettled()]
-        wrong += self._wrong(cluster, expected, begun)
+        wrong += [violation.text for violation in self._wrong(cluster, expected, begun)]
         self._lost.update(lost)
         self._written += written
         self._violations += [f"{begun.name}: {text}" for text in wrong]
@@ -150,7 +156,9 @@ class Demo:
             )
         )
 
-    def _wrong(self, cluster: DemoCluster, expected: Sequence[Expect], begun: Begun) -> list[str]:
+    def _wrong(
+        self, cluster: DemoCluster, expected: Sequence[Expect], begun: Begun
+    ) -> list[Violation]:
         return violations(expected, self._timeline.since(begun.mark), cluster.nodes.keys())
 
     def _summary(self) -> Summary:

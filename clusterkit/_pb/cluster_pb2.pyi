@@ -89,7 +89,7 @@ class Departure(_message.Message):
     left_at: int
     left_revision: int
     partitions: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, registration: _Optional[_Union[Registration, _Mapping]] = ..., reason: _Optional[_Union[LeaveReason, str]] = ..., left_at: _Optional[int] = ..., left_revision: _Optional[int] = ..., partitions: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, registration: _Optional[_Union[Registration, _Mapping[str, object]]] = ..., reason: _Optional[_Union[LeaveReason, str]] = ..., left_at: _Optional[int] = ..., left_revision: _Optional[int] = ..., partitions: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Node(_message.Message):
     __slots__ = ("address", "services", "zone", "weight", "labels", "state", "storage", "registration", "previous", "bootstrap", "process")
@@ -129,7 +129,7 @@ class Node(_message.Message):
     previous: Departure
     bootstrap: bool
     process: Process
-    def __init__(self, address: _Optional[str] = ..., services: _Optional[_Mapping[str, str]] = ..., zone: _Optional[str] = ..., weight: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., state: _Optional[_Union[NodeState, str]] = ..., storage: _Optional[_Union[Storage, str]] = ..., registration: _Optional[_Union[Registration, _Mapping]] = ..., previous: _Optional[_Union[Departure, _Mapping]] = ..., bootstrap: bool = ..., process: _Optional[_Union[Process, _Mapping]] = ...) -> None: ...
+    def __init__(self, address: _Optional[str] = ..., services: _Optional[_Mapping[str, str]] = ..., zone: _Optional[str] = ..., weight: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., state: _Optional[_Union[NodeState, str]] = ..., storage: _Optional[_Union[Storage, str]] = ..., registration: _Optional[_Union[Registration, _Mapping[str, object]]] = ..., previous: _Optional[_Union[Departure, _Mapping[str, object]]] = ..., bootstrap: bool = ..., process: _Optional[_Union[Process, _Mapping[str, object]]] = ...) -> None: ...
 
 class Alive(_message.Message):
     __slots__ = ("nonce", "failing_checks")
@@ -145,7 +145,7 @@ class History(_message.Message):
     DEPARTURES_FIELD_NUMBER: _ClassVar[int]
     open: Registration
     departures: _containers.RepeatedCompositeFieldContainer[Departure]
-    def __init__(self, open: _Optional[_Union[Registration, _Mapping]] = ..., departures: _Optional[_Iterable[_Union[Departure, _Mapping]]] = ...) -> None: ...
+    def __init__(self, open: _Optional[_Union[Registration, _Mapping[str, object]]] = ..., departures: _Optional[_Iterable[_Union[Departure, _Mapping[str, object]]]] = ...) -> None: ...
 
 class Applied(_message.Message):
     __slots__ = ("nonce", "epoch")

@@ -18,7 +18,7 @@ DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63lusterkit/
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'clusterkit.v1.cluster_pb2', _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'clusterkit._pb.cluster_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
   _globals['_NODE_SERVICESENTRY']._options = None
