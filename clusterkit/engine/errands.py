@@ -19,6 +19,7 @@ from .session import Session
 
 logger = logging.getLogger(__name__)
 
+_FIRST_RETRY = 0.1
 _LAST_RETRY = 5.0
 
 
@@ -32,14 +33,17 @@ class Errands:
         self._timeout = call_timeout
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._closed = threading.Event()
+        # Each is set by one thread: the newest receipt by the runner, what is done with it by this.
         self._newest: WriteReceipt | None = None
+        self._done: WriteReceipt | None = None
+        self._retry = _FIRST_RETRY
         self._thread = threading.Thread(target=self._run, name="clusterkit-errands", daemon=True)
         self._thread.start()
 
     def receipt(self, write: WriteReceipt) -> None:
         """Writes a receipt, however often that takes, unless a newer comes or the lease is lost."""
         self._newest = write
-        self._queue.put(lambda: self._write_receipt(write))
+        self._queue.put(self._write_receipt)
 
     def close_history(self, write: CloseHistory) -> None:
         """Writes the end of a stay once; whoever asks repeats it until it is seen to be done."""
@@ -61,7 +65,15 @@ class Errands:
 
     def _run(self) -> None:
         failures = 0
-        while (errand := self._queue.get()) is not None:
+        while True:
+            pause = None if self._newest is self._done else self._retry * random.uniform(0.5, 1.5)
+            errand: Callable[[], None] | None
+            try:
+                errand = self._queue.get(timeout=pause)
+            except queue.Empty:
+                errand = self._write_receipt
+            if errand is None:
+                return
             try:
                 errand()
                 failures = 0
@@ -74,17 +86,21 @@ class Errands:
             except Exception:
                 logger.exception("an errand to etcd failed in a way that is a defect")
 
-    def _write_receipt(self, write: WriteReceipt) -> None:
-        txn = receipt_txn(self._keys, self._node_id, write)
-        retry = 0.1
-        while write is self._newest and not write.session.lost and not self._closed.is_set():
+    def _write_receipt(self) -> None:
+        """Writes the newest receipt; if that fails it is tried again when there is time for it."""
+        write = self._newest
+        if write is None or write is self._done:
+            return
+        if not write.session.lost:
             try:
-                self._store.txn(txn, timeout=self._timeout)
-                return
+                self._store.txn(
+                    receipt_txn(self._keys, self._node_id, write), timeout=self._timeout
+                )
             except StoreError as e:
                 logger.info("writing the receipt failed and will be retried: %s", e)
-            self._closed.wait(retry * random.uniform(0.5, 1.5))
-            retry = min(retry * 2, _LAST_RETRY)
+                self._retry = min(self._retry * 2, _LAST_RETRY)
+                return
+        self._done, self._retry = write, _FIRST_RETRY
 
     def _check_server(self) -> None:
         try:

@@ -101,6 +101,7 @@ class Joiner:
         failed_before = False
         while not cancelled.is_set():
             state = self._read()
+            self._check_readable(state)
             self._check_config(state)
             self._check_displaced(state, after)
             here = state.members.get(self._profile.node_id)
@@ -166,14 +167,18 @@ class Joiner:
         result = self._store.range(self._keys.root, timeout=self._timeout)
         return membership.read(self._keys, result.kvs, result.revision, result.cluster_id)
 
+    def _check_readable(self, state: State) -> None:
+        """What cannot be understood can neither be joined with nor be replaced."""
+        for key in (self._keys.config, self._keys.node(self._profile.node_id)):
+            if (damage := state.ignored.get(key)) is not None:
+                raise ClusterKitError(
+                    f"the key {key.decode()!r} in etcd cannot be understood: {damage}. It was "
+                    "damaged, or made by a newer release; upgrade this node, or restore the key "
+                    "(a node's own may be deleted)"
+                )
+
     def _check_config(self, state: State) -> None:
         ours, stored = self._profile.config, state.config
-        if (damage := state.ignored.get(self._keys.config)) is not None:
-            raise ClusterKitError(
-                f"the cluster's config in etcd, {self._keys.config.decode()!r}, cannot be "
-                f"understood: {damage}. It was damaged, or made by a newer release; upgrade this "
-                "node, or restore the key"
-            )
         if stored is None:
             return
         for option, mine, theirs in (
