@@ -129,15 +129,20 @@ class Joiner:
             state=KitState.STOPPED,
         )
 
-    def leave(self, session: Session, partitions: tuple[int, ...]) -> bool:
+    def leave(
+        self, session: Session, partitions: tuple[int, ...], *, timeout: float | None = None
+    ) -> bool:
         """Ends the stay gracefully; False if it had ended already. Revokes the lease in any case.
+
+        Each call of etcd gets ``timeout`` seconds, as many as those of the join unless given.
 
         Raises:
             StoreError: etcd cannot be asked; the lease will expire by itself.
         """
+        timeout = self._timeout if timeout is None else timeout
         left = False
         while True:
-            state = self._read()
+            state = self._read(timeout)
             here = state.members.get(self._profile.node_id)
             if here is None or here.nonce != session.nonce:
                 break
@@ -155,16 +160,17 @@ class Joiner:
                         Delete(self._keys.node(self._profile.node_id)),
                     ),
                 ),
-                timeout=self._timeout,
+                timeout=timeout,
             )
             if result.succeeded:
                 left = True
                 break
-        self._store.revoke(session.lease_id, timeout=self._timeout)
+        self._store.revoke(session.lease_id, timeout=timeout)
         return left
 
-    def _read(self) -> State:
-        result = self._store.range(self._keys.root, timeout=self._timeout)
+    def _read(self, timeout: float | None = None) -> State:
+        timeout = self._timeout if timeout is None else timeout
+        result = self._store.range(self._keys.root, timeout=timeout)
         return membership.read(self._keys, result.kvs, result.revision, result.cluster_id)
 
     def _check_readable(self, state: State) -> None:
