@@ -65,6 +65,10 @@ test-etcd34: $(VENV)/.installed-dev ## the contract tests over an etcd 3.4, whic
 test-slow: $(VENV)/.installed-dev ## tests that must let time pass: frozen servers, short-lived tokens
 	$(PYTEST) tests/slow
 
+.PHONY: figures
+figures: $(VENV)/.installed-dev ## measures leaves, fencing and outages; ARGS="--only kill --ttl 2,30"
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
 .PHONY: lint format
 lint: $(VENV)/.installed-dev ## ruff, mypy strict, the import contracts
 	$(BIN)/ruff check
