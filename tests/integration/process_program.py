@@ -218,6 +218,11 @@ def no_stop_on_word(options: dict[str, Any]) -> None:
     sys.stdin.read()
 
 
+def uncaught(options: dict[str, Any]) -> None:
+    no_stop(options)
+    raise ZeroDivisionError("of the application's own")
+
+
 def no_stop_with_hooks(options: dict[str, Any]) -> None:
     """The same with hooks, one of which never ends, and with an event loop of the kit's own."""
     ck = kit(options)

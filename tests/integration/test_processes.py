@@ -165,6 +165,17 @@ def test_the_end_of_a_program_is_a_leave(
     assert recorder.one(NodeLeaveEvent).reason == "graceful_shutdown"
 
 
+def test_an_exception_that_nobody_catches_is_a_leave_too(
+    threads_cluster: Cluster, tmp_path: Path
+) -> None:
+    with running(threads_cluster, tmp_path, "uncaught") as program:
+        program.says("ready")
+        said = program.ends(1, seconds=5)
+        assert said.splitlines()[-1] == "ZeroDivisionError: of the application's own"
+        assert said.count("Traceback") == 1
+    assert members(threads_cluster) == set()
+
+
 def test_sigterm_without_a_handler_is_an_expiry(threads_cluster: Cluster, tmp_path: Path) -> None:
     """The library installs no handler, and Python ends at once by default."""
     recorder = Recorder()
