@@ -481,8 +481,9 @@ class Simulation:
         self.ends: dict[str, str] = {}
         self.rows: dict[int, Sequence[Row]] = {}
         self.faults: list[str] = []
-        # Who really has which partition's data, since which epoch; and what is lost for good.
+        # Who really has which partition's data, since which epoch.
         self.data: dict[Registered, dict[str, int]] = {}
+        self.vouched: dict[Registered, int] = {}  # up to which epoch, by a receipt in the store
         self._admin = MemoryStore(self.server)
         self._watch = self._admin.watch(self.keys.root, 2)
         self._numbers = itertools.count(1)
@@ -551,6 +552,9 @@ class Simulation:
                 written.update({d.registration.nonce: d for d in past.departures})
         for event in batch.events:
             parsed = self.keys.parse(event.kv.key)
+            if parsed is not None and parsed.kind == "applied" and event.kind == "put":
+                receipt = codec.decode_receipt(event.kv.value)
+                self.vouched[parsed.node_id, receipt.nonce] = receipt.epoch
             if parsed is None or parsed.kind not in ("nodes", "alive"):
                 continue
             if parsed.kind == "alive":
@@ -631,7 +635,8 @@ class Simulation:
         # Nobody has it, and nobody will: the application begins anew.
         for other in alive.values():
             since = self.data.get(other, {}).get(partition)
-            if since is not None and since < gained:
+            # What no receipt vouches for yet cannot always be told from what never arrived.
+            if since is not None and since < gained and since <= self.vouched.get(other, 0):
                 self.faults.append(f"{node_id} began {partition} anew although {other[0]} has it")
         # Whoever gained it by now, and was not told of a source either, may begin it anew as well.
         mine[partition] = max(self.rows)
