@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import queue
+import random
 import secrets
 import threading
 import weakref
@@ -241,6 +242,7 @@ class Runner:
         self._keep_alive = KeepAlive(self._store, self._clock, self._queue.put)
         self._joiner = Joiner(self._store, self._keys, self._clock, profile, self._connect_timeout)
         self._join(None)
+        self._errands.check_server()
 
     def _refuse_if_cancelled(self) -> None:
         if self._cancelled.is_set():
@@ -258,7 +260,8 @@ class Runner:
         self._queue.put(_Registered(session))
 
     def _rejoin(self, effect: m.Register) -> None:
-        if self._cancelled.wait(effect.delay):
+        # Jitter: the nodes that an outage has fenced must not come back as one.
+        if self._cancelled.wait(effect.delay * random.uniform(0.5, 1.0)):
             return
         try:
             with self._joining:

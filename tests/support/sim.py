@@ -629,8 +629,8 @@ class Simulation:
         for source in event.copy_from_nodes:
             holder = self.life(source.id)
             owed = None if holder is None else holder.machine.ledger.entries.get((index, source.id))
-            # One that was told later may wait for this very node: nobody waits for that one.
-            if holder is None or (owed is not None and owed.gain.epoch < gained):
+            # Of two that wait for data only one is named to the other in the end.
+            if holder is None or owed is not None:
                 return CopyError(f"{source.id} has yet to get {partition} itself")
         # Nobody has it, and nobody will: the application begins anew.
         for other in alive.values():
