@@ -635,8 +635,11 @@ class Simulation:
         # Nobody has it, and nobody will: the application begins anew.
         for other in alive.values():
             since = self.data.get(other, {}).get(partition)
-            # What no receipt vouches for yet cannot always be told from what never arrived.
-            if since is not None and since < gained and since <= self.vouched.get(other, 0):
+            # What no receipt vouches for yet cannot always be told from what never arrived, and a
+            # node that lags may have to drop what it still has.
+            vouched = since is not None and since < gained and since <= self.vouched.get(other, 0)
+            holder = self.life(other[0])
+            if vouched and holder is not None and holder.revision >= event.revision:
                 self.faults.append(f"{node_id} began {partition} anew although {other[0]} has it")
         # Whoever gained it by now, and was not told of a source either, may begin it anew as well.
         mine[partition] = max(self.rows)

@@ -29,6 +29,7 @@ from clusterkit.events import (
     NodeJoinEvent,
     NodeLeaveEvent,
     PartitionChangeEvent,
+    PartitionDropEvent,
     PartitionRoleEvent,
     RebalanceEvent,
 )
@@ -284,6 +285,20 @@ def test_the_order_of_one_rebalance() -> None:
     lab.end("leave")
     assert lab.dispatcher.idle
     assert lab.dispatcher.rebalances == 1
+
+
+def test_a_rebalance_waits_until_what_is_to_be_dropped_is_gone() -> None:
+    hooks = Hooks()
+    hooks.on_partition_drop(noop, name="drop")
+    hooks.on_partition_change(noop, name="change")
+    lab = Lab(hooks)
+    drop = PartitionDropEvent(
+        timestamp=NOW, revision=1, event_id="drop", partition_id="partition-0"
+    )
+    lab.take(lab.dispatcher.news("partition_drop", drop, lab.now))
+    assert lab.names() == ["drop"]
+    assert lab.rebalance(change(0)) == []
+    assert starts(lab.end("drop")) == ["change"]
 
 
 def test_without_changes_and_hooks_a_rebalance_starts_and_completes_all_the_same() -> None:
