@@ -76,7 +76,7 @@ def test_what_a_node_holds(cluster: Cluster) -> None:
             assert kit.is_replica(p) == (p in replica)
             assert kit.is_ready(p) == (p in kit.my_partitions())
     held = [p for m in members for p in m.kit.my_partitions()]
-    assert len(held) == 2 * 16
+    assert len(held) == 2 * 64
     assert members[0].kit.partitions_of("nobody") == ()
 
 
