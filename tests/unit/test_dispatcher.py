@@ -289,8 +289,8 @@ def test_the_order_of_one_rebalance() -> None:
 
 def test_a_rebalance_waits_until_what_is_to_be_dropped_is_gone() -> None:
     hooks = Hooks()
-    hooks.on_partition_drop(noop, name="drop")
-    hooks.on_partition_change(noop, name="change")
+    hooks.on_partition_drop(name="drop")(noop)
+    hooks.on_partition_change(name="change")(noop)
     lab = Lab(hooks)
     drop = PartitionDropEvent(
         timestamp=NOW, revision=1, event_id="drop", partition_id="partition-0"
