@@ -199,14 +199,13 @@ class Joiner:
         return membership.read(self._keys, result.kvs, result.revision, result.cluster_id)
 
     def _check_readable(self, state: State) -> None:
-        """What cannot be understood can neither be joined with nor be replaced."""
-        for key in (self._keys.config, self._keys.node(self._profile.node_id)):
-            if (damage := state.ignored.get(key)) is not None:
-                raise ClusterKitError(
-                    f"the key {key.decode()!r} in etcd cannot be understood: {damage}. It was "
-                    "damaged, or made by a newer release; upgrade this node, or restore the key "
-                    "(a node's own may be deleted)"
-                )
+        """A config that cannot be understood can neither be joined with nor be replaced."""
+        if (damage := state.ignored.get(self._keys.config)) is not None:
+            raise ClusterKitError(
+                f"the cluster's config in etcd, {self._keys.config.decode()!r}, cannot be "
+                f"understood: {damage}. It was damaged, or made by a newer release; upgrade this "
+                "node, or restore the key"
+            )
 
     def _check_config(self, state: State) -> None:
         ours, stored = self._profile.config, state.config
