@@ -219,6 +219,7 @@ class Life:
             storage="memory",
             on_conflict="takeover",
             ttl_seconds=TTL,
+            grace_seconds=0,
             fence_margin=MARGIN,
             process=Process(),
             config=ClusterConfig(sim.partitions, replication, "blake2b", 1, 7),
