@@ -117,13 +117,20 @@ class Ledger:
             self.entries[pair] = entry
             self._owed_to[gain.node_id] += 1
 
-    def prune(self, rows: Sequence[Row], state: State) -> None:
-        """Forgets what no longer concerns anybody: the node no longer holds the partition."""
+    def prune(self, rows: Sequence[Row], state: State) -> set[str]:
+        """Forgets what no longer concerns anybody: the node no longer holds the partition.
+
+        Returns:
+            The event ids of what was forgotten.
+        """
+        forgotten: set[str] = set()
         for pair, entry in list(self.entries.items()):
             index, node_id = pair
             member = state.members.get(node_id)
             if member is None or member.nonce != entry.nonce or node_id not in rows[index]:
+                forgotten.add(entry.event_id)
                 self._remove(pair)
+        return forgotten
 
     def start_from(self, rows: Sequence[Row]) -> None:
         """Takes an assignment as given: what was there before this node is state, not change."""

@@ -341,7 +341,9 @@ class Machine:
             )
             if self._live:
                 cause = plan.merge(causes) if causes else plan.Cause("rebalance", None)
-                self.ledger.prune(self._rows, new)
+                # Nobody begins to fetch what the view has taken away from him.
+                if void := self.ledger.prune(self._rows, new):
+                    self._take(self._dispatcher.withdraw(void, at.mono), at)
                 self.ledger.add(gains, new, cause, at.wall)
                 self._causes += causes or [cause]
                 if any(isinstance(change, RebalanceRequested) for change in changes):

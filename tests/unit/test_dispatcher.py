@@ -460,6 +460,21 @@ def test_what_was_taken_over_is_told_to_end_when_a_third_does_not_want_it() -> N
     assert of(RebalanceCompleted, actions) == [RebalanceCompleted(passage("third"), 0.0, False)]
 
 
+def test_what_is_void_is_dropped_from_its_queue_and_told_to_end_if_it_runs() -> None:
+    lab = Lab(all_hooks(), max_concurrent=4)
+    lab.rebalance(change(1), change(2), change(3), change(4), name="r")
+    lab.end("start")
+    void = {change(n).event_id for n in (1, 3)}
+    actions = lab.take(lab.dispatcher.withdraw(void, lab.now))
+    assert of(ChangeDropped, actions) == [ChangeDropped(change(3))]
+    (cancel,) = of(CancelJob, actions)
+    assert cancel == CancelJob(lab.running["change"][0].id, "superseded")
+    assert starts(lab.end("change", HookCancelledError("told"))) == ["change"]
+    lab.end("change")
+    actions = lab.end("change")
+    assert of(RebalanceCompleted, actions) == [RebalanceCompleted(passage("r"), 0.0, False)]
+
+
 def test_a_halt_ends_every_rebalance_and_no_news() -> None:
     lab = Lab(all_hooks(), max_concurrent=3)
     lab.rebalance(change(1), change(2), name="old")
