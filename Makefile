@@ -57,6 +57,10 @@ test-only: $(VENV)/.installed-dev ## every quick tier of tests
 test-unit test-property test-contract test-typing test-integration: test-%: $(VENV)/.installed-dev
 	$(PYTEST) tests/$*
 
+.PHONY: test-docker
+test-docker: $(VENV)/.installed-dev ## kits on etcd in Docker whose members die and are cut off
+	$(BIN)/pytest tests/docker
+
 .PHONY: lint format
 lint: $(VENV)/.installed-dev ## ruff, mypy strict, the import contracts
 	$(BIN)/ruff check
