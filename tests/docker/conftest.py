@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from .support import Nodes, Servers, build_image, docker, engine_problem
 
 _FOLDER = Path(__file__).parent
 _TEST_SECONDS = 180.0
+_engine_problem = cache(engine_problem)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -26,17 +28,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(_TEST_SECONDS, method="signal"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    # Not in a fixture: there each test would have a line of its own about it.
+    problem = _engine_problem()
+    if problem is None:
+        return
+    why = (
+        f"tests/docker are not run: {problem}. Start Docker, or let tools/docker_engine.sh "
+        "install and start it (as root, on Debian)"
+    )
+    if os.environ.get("CI"):
+        pytest.exit(why, returncode=1)
+    pytest.skip(why)
+
+
 @pytest.fixture(scope="session")
 def image() -> Iterator[str]:
-    problem = engine_problem()
-    if problem is not None:
-        why = (
-            f"tests/docker are not run: {problem}. Start Docker; on Debian, "
-            "tools/docker_engine.sh as root installs and starts one"
-        )
-        if os.environ.get("CI"):
-            pytest.exit(why, returncode=1)
-        pytest.skip(why)
     tag = f"clusterkit-test-etcd:{secrets.token_hex(4)}"
     build_image(tag)
     yield tag

@@ -52,12 +52,13 @@ class CommandError(Exception):
 
 def run(*command: str | Path, seconds: float = _COMMAND_SECONDS) -> str:
     """What a command says."""
+    name = " ".join(map(str, command))
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired as e:
-        raise CommandError(f"{command} did not end within {seconds} s") from e
+        raise CommandError(f"{name}: no end within {seconds} s") from e
     if done.returncode:
-        raise CommandError(f"{command}: {done.stderr.strip() or done.stdout.strip()}")
+        raise CommandError(f"{name}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout.strip()
 
 
@@ -72,7 +73,7 @@ def engine_problem() -> str | None:
     try:
         run("docker", "info", seconds=20.0)
     except CommandError as e:
-        return f"no Docker engine answers: {str(e).splitlines()[-1]}"
+        return f"no Docker engine answers ({str(e).splitlines()[-1]})"
     return None
 
 
@@ -444,7 +445,7 @@ class Nodes:
         self._defaults: OptionsDict = {
             "prefix": self.prefix,
             "cluster": "c",
-            "partitions": 16,
+            "partitions": 64,
             "replication_factor": 2,
             "settle_time": 0.05,
             "connect_timeout": 5,

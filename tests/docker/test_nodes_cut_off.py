@@ -51,9 +51,9 @@ def test_compaction_while_a_node_is_cut_off(
         ):
             eventually(node.saw(f"node_{kind}", node_id), PROMPTLY)
     if not lease_lives:
-        partition = far.kit.my_partitions(role="primary")[0]
+        owned = far.kit.my_partitions(role="primary")
         with pytest.raises(FencedError):
-            far.kit.guard(partition)
+            far.kit.guard(owned[0])
         # It stopped before its key went, and so before anybody took over.
         gone = next(e for e in near[0].told.of(NodeLeaveEvent) if e.node.id == "far")
         assert far.told.one(FencedEvent).timestamp < gone.timestamp

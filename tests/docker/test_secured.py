@@ -98,7 +98,7 @@ def test_who_may_not(servers: Servers, nodes: Nodes, certificates: Path) -> None
         "endpoints": [server.endpoint for server in servers.all],
         "prefix": nodes.prefix,
         "cluster": "c",
-        "partitions": 16,
+        "partitions": 64,
         "replication_factor": 2,
         "node_id": "stranger",
         "address": "stranger.test:8000",
