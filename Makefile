@@ -87,4 +87,4 @@ build: | $(BIN)/python ## a wheel in dist/
 clean: ## removes what the other targets made
 	rm -rf $(VENV) .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache
-	find clusterkit tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find clusterkit examples tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

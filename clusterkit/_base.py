@@ -56,6 +56,7 @@ class KitBase(Hooks):
         self._options: Options | None = None
         self._run: Run | None = None
         self._starting = threading.Lock()
+        self._stop_early = False
         if (hooks := options.get("hooks")) is not None:
             self.include(hooks)
 
@@ -207,14 +208,19 @@ class KitBase(Hooks):
         return self._running().ledger.owed()
 
     def request_stop(self) -> None:
-        """Asks the kit to leave and stop; returns at once. Safe in a signal handler and a hook."""
+        """Asks the kit to leave and stop; returns at once. Safe in a signal handler and a hook.
+
+        Before the first start it makes that start one that stops again at once.
+        """
         run = self._run
-        if run is not None:
+        if run is None:
+            self._stop_early = True  # a signal may come before the start has got this far
+        else:
             run.runner.request_stop(run.stop_timeout)
 
     # -- for the faces -----------------------------------------------------------------------
 
-    def _begin(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    def _begin(self, loop: asyncio.AbstractEventLoop | None, attempt: Attempt) -> None:
         """Starts a new run. Blocks until it has joined."""
         with self._starting:
             if self._run is not None and not self._run.runner.ended.done():
@@ -229,7 +235,11 @@ class KitBase(Hooks):
             self._seal("the kit has been started")
             self._run = run
         run.runner.ended.add_done_callback(lambda _: self._unseal())
+        attempt.made(run)
         run.runner.start()
+        if self._stop_early:
+            self._stop_early = False
+            self.request_stop()
 
     def _assemble(self, options: Options, loop: asyncio.AbstractEventLoop | None) -> Run:
         return _compose.node(options, self._specs(), loop)
@@ -276,6 +286,29 @@ class KitBase(Hooks):
     def _partition(self, p: PartitionRef) -> Partition:
         snapshot = self._snapshot()
         return snapshot.view.partitions[_index(p, snapshot)]
+
+
+class Attempt:
+    """One call of ``start()``, which its caller may give up while another thread carries it out."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._run: Run | None = None
+        self._given_up = False
+
+    def made(self, run: Run) -> None:
+        """There is a run that can be stopped."""
+        with self._lock:
+            self._run = run
+            if self._given_up:
+                run.runner.request_stop(0.0)
+
+    def give_up(self) -> None:
+        """Stops what this attempt has started or will start, and nothing else."""
+        with self._lock:
+            self._given_up = True
+            if self._run is not None:
+                self._run.runner.request_stop(0.0)
 
 
 def seconds_of(duration: Duration) -> float:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from . import sync
-from ._base import KitBase, seconds_of
+from ._base import Attempt, KitBase, seconds_of
 from .engine.executors import in_hook
 from .hooks import Duration
 
@@ -47,11 +47,14 @@ class ClusterKit(KitBase):
             StoreError: etcd cannot be asked.
             KitStateError: The kit is started already.
         """
-        starting = asyncio.ensure_future(asyncio.to_thread(self._begin, asyncio.get_running_loop()))
+        attempt = Attempt()
+        starting = asyncio.ensure_future(
+            asyncio.to_thread(self._begin, asyncio.get_running_loop(), attempt)
+        )
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
-            self._end(0.0)
+            attempt.give_up()
             # The thread ends by itself; its error, if it has one, is of no interest any more.
             starting.add_done_callback(lambda f: f.cancelled() or f.exception())
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from ._base import KitBase, seconds_of
+from ._base import Attempt, KitBase, seconds_of
 from .engine.executors import in_hook
 from .hooks import Duration
 
@@ -48,7 +48,7 @@ class ClusterKit(KitBase):
             StoreError: etcd cannot be asked.
             KitStateError: The kit is started already.
         """
-        self._begin(None)
+        self._begin(None, Attempt())
 
     def stop(self, *, timeout: Duration | None = None) -> None:
         """Leaves the cluster and ends every thread. Again, or without a start, it does nothing.

@@ -168,18 +168,16 @@ def demo(
 ) -> None:
     """Show a cluster of processes at work: joins, a kill, a return, a stop, and no key lost."""
     settings = Settings(keys=keys, partitions=partitions, without_hooks=without_hooks)
-    if as_json:
-        report = JsonReport()
-        summary = Demo(settings, report).run()
-        report.summary(summary)
-    else:
-        human = HumanReport(_console())
-        try:
-            summary = Demo(settings, human).run()
-        finally:
-            human.close()
-        human.summary(summary)
-    raise typer.Exit(0 if summary.passed else 1)
+    report = JsonReport() if as_json else HumanReport(_console())
+    story = Demo(settings, report)
+    try:
+        summary = story.run()
+    finally:
+        report.close()
+    report.summary(summary)
+    if not summary.passed:
+        print(f"clusterkit: not as it should be; the logs are in {story.logs}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _console() -> Console:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from ..events import Status
@@ -12,19 +13,25 @@ UNHEALTHY_RETENTION = timedelta(minutes=10)
 """How long a node whose lease expired is missed: a Deployment's old pods never come back."""
 
 
-def unhealthy_nodes(state: State, now: datetime) -> dict[str, str]:
-    """The nodes that should be well and are not, with the reason in words."""
-    found: dict[str, str] = {}
+def _missed(state: State) -> Iterator[tuple[str, datetime | None]]:
+    """The nodes whose lease expired and that are not back, with when it did, if written."""
     for node_id, past in state.history.items():
         if node_id in state.members:
             continue
         if past.open is not None:
-            found[node_id] = "its lease expired"
+            yield node_id, None
         elif past.departures:
             last = past.departures[-1]
-            expired = last.reason == "health_check_failure" and last.left_at is not None
-            if expired and last.left_at is not None and now - last.left_at < UNHEALTHY_RETENTION:
-                found[node_id] = "its lease expired"
+            if last.reason == "health_check_failure" and last.left_at is not None:
+                yield node_id, last.left_at
+
+
+def unhealthy_nodes(state: State, now: datetime) -> dict[str, str]:
+    """The nodes that should be well and are not, with the reason in words."""
+    found: dict[str, str] = {}
+    for node_id, left_at in _missed(state):
+        if left_at is None or now - left_at < UNHEALTHY_RETENTION:
+            found[node_id] = "its lease expired"
     for node_id, member in state.members.items():
         alive = state.alive.get((node_id, member.node.incarnation))
         if alive is None:
@@ -36,16 +43,8 @@ def unhealthy_nodes(state: State, now: datetime) -> dict[str, str]:
 
 def retention_ends(state: State, now: datetime) -> timedelta | None:
     """When the set of unhealthy nodes next changes by the passing of time alone; None for never."""
-    ends = [
-        past.departures[-1].left_at + UNHEALTHY_RETENTION
-        for node_id, past in state.history.items()
-        if node_id not in state.members
-        and past.departures
-        and past.departures[-1].reason == "health_check_failure"
-        and past.departures[-1].left_at is not None
-    ]
-    later = [end - now for end in ends if end > now]
-    return min(later, default=None)
+    ages = (now - left_at for _, left_at in _missed(state) if left_at is not None)
+    return min((UNHEALTHY_RETENTION - a for a in ages if a < UNHEALTHY_RETENTION), default=None)
 
 
 def assess(state: State, *, now: datetime, fenced: bool, owed_failing: bool) -> ClusterHealth:

@@ -36,8 +36,8 @@ class Holdings:
     def __init__(self) -> None:
         self._unproven: dict[str, dict[int, int]] = {}  # node → partition → epoch of the gain
         self._waiting: dict[int, int] = {}  # partition → how many of its holders are unproven
-        # partition → node → whether it once had all; of a holder `_unproven` tells more.
-        self._keepers: dict[int, dict[str, bool]] = {}
+        # partition → node → its rank: 0 if it once had all, else since which epoch it may have a part.
+        self._keepers: dict[int, dict[str, int]] = {}
         # Partitions found in motion, with nobody proven: any of these nodes may have them.
         self._unknown: set[int] = set()
         self._anyone: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Holdings:
         for index, row in enumerate(rows):
             for node_id in row:
                 if node_id in behind:
-                    self._keepers[index] = {n: n not in behind for n in row}
+                    self._keepers[index] = {n: epoch if n in behind else 0 for n in row}
                     self._doubt(node_id, index, epoch)
             if row and behind.issuperset(row):
                 self._unknown.add(index)
@@ -91,7 +91,7 @@ class Holdings:
             # A keeper need not be in the row. It must not pass for one when it comes back empty.
             self._anyone = tuple(n for n in self._anyone if n not in lost)
             for index, keepers in self._keepers.items():
-                self._keepers[index] = {n: had for n, had in keepers.items() if n not in lost}
+                self._keepers[index] = {n: r for n, r in keepers.items() if n not in lost}
         gains: list[Gain] = []
         for index, row in enumerate(new):
             before = old[index] if index < len(old) else ()
@@ -102,11 +102,12 @@ class Holdings:
                 if node_id in lost:
                     continue
                 pairs = self._unproven.get(node_id, {})
-                kept[node_id] = index not in pairs or kept.get(node_id, False)
+                rank = pairs.get(index, 0)
+                kept[node_id] = min(rank, kept.get(node_id, rank))
                 if node_id not in row and pairs.pop(index, None) is not None:
                     self._uncount(index)
             # Keepers that are back missed writes, unless nobody who could have taken them is left.
-            all_back = all(had and n in row and n not in before for n, had in kept.items())
+            all_back = all(r == 0 and n in row and n not in before for n, r in kept.items())
             for place, node_id in enumerate(row):
                 if node_id not in before or node_id in reset:
                     needs_data = not (all_back and node_id in kept)
@@ -155,38 +156,43 @@ class Holdings:
         """Whom to copy from: those proven to have the data, the old primary first, then by receipt.
 
         Then come those who may have it, or a part of it: keepers that never proved themselves, and
-        holders that became so before the gaining node did. A node that this same change makes a
-        holder is not among them, unless it has kept its copy from before. Of two holders neither of
-        which has proved itself only one is ever named to the other, since each may refuse to be
-        copied from until it is ready, and they would wait for each other for ever.
+        holders of a lower rank than the gaining node. The rank of a node is 0 if it had all of the
+        partition once, else the epoch in which it first became a holder, since the partition was
+        last at rest. So a node that this same change makes a holder is not a source, unless it has
+        kept its copy; and of two holders that wait for data only one is ever named to the other,
+        since each may refuse to be copied from until it is ready.
         """
-        gained = self._unproven.get(gain.node_id, {}).get(gain.index, gain.epoch)
         proven: list[str] = []
         doubtful: list[str] = []
         keepers = self._keepers.get(gain.index, {})
-        anyone = self._anyone if gain.index in self._unknown else ()
-        for node_id in dict.fromkeys((*keepers, *row, *anyone)):
+        unknown = gain.index in self._unknown
+        gained = self._unproven.get(gain.node_id, {}).get(gain.index)
+        mine = gain.epoch if gained is None else keepers.get(gain.node_id, gained)
+        for node_id in dict.fromkeys((*keepers, *row, *(self._anyone if unknown else ()))):
             if node_id == gain.node_id or node_id not in members:
                 continue
-            kept = keepers.get(node_id, False)
             if node_id not in row:
-                (proven if kept else doubtful).append(node_id)
+                # Of anyone nothing is known, but that it was there before.
+                (proven if keepers.get(node_id) == 0 else doubtful).append(node_id)
                 continue
             since = self._unproven.get(node_id, {}).get(gain.index)
-            if since is None:
+            theirs = keepers.get(node_id, since)
+            if since is None or theirs is None:
                 proven.append(node_id)
-            elif since < gained or (kept and (since, node_id) < (gained, gain.node_id)):
+            elif theirs < mine or (
+                theirs == mine and (mine == 0 or unknown) and node_id < gain.node_id
+            ):
                 doubtful.append(node_id)
 
-        def rank(node_id: str) -> tuple[bool, int]:
+        def order(node_id: str) -> tuple[bool, int]:
             receipt = receipts.get(node_id)
             return node_id != old_primary, -(receipt.epoch if receipt else 0)
 
-        return sorted(proven, key=rank) + sorted(doubtful, key=rank)
+        return sorted(proven, key=order) + sorted(doubtful, key=order)
 
     def keeps(self, gain: Gain) -> bool:
         """Whether the node that gains the partition has kept its copy from before."""
-        return self._keepers.get(gain.index, {}).get(gain.node_id, False)
+        return self._keepers.get(gain.index, {}).get(gain.node_id) == 0
 
     def _doubt(self, node_id: str, index: int, epoch: int) -> None:
         pairs = self._unproven.setdefault(node_id, {})

@@ -9,9 +9,10 @@ What it promises:
 * News (of nodes, health, fencing) start at once, except that two hooks about the same node, and
   two runs of the same hook function, run in the order in which the news came. News of a partition
   (its role, its end) wait for each other only if they are about the same partition.
-* One rebalance: the node hooks from before it are over → its start hooks are over → its partition
-  changes, those of one partition one after another, and the hooks of one change in the order of
-  their registration → its complete hooks. Exactly one complete for each start, in that order.
+* One rebalance: the hooks of nodes and drops from before it are over → its start hooks are over →
+  its partition changes, those of one partition one after another, and the hooks of one change in
+  the order of their registration → its complete hooks. Exactly one complete for each start, in
+  that order.
 * At most ``max_concurrent`` runs at once, of which partition changes take all but ``reserved``.
 * A newer rebalance supersedes the one before: what is queued of it is dropped; what runs goes over
   to the newer one if that wants the same change, and is told to end if not; then its complete
@@ -61,6 +62,8 @@ from .lanes import Change, Lane, PartitionLane, Phase, Rebalance, State, Work
 from .slots import Slots, job_of
 
 _NODE_EVENTS = (NodeJoinEvent, NodeRejoinEvent, NodeLeaveEvent)
+# A copy that is to be dropped must be gone before it may be fetched again.
+_AWAITED = (*_NODE_EVENTS, PartitionDropEvent)
 _PARTITION_NEWS = (PartitionRoleEvent, PartitionDropEvent, PartitionLostEvent)
 
 
@@ -128,7 +131,7 @@ class Dispatcher:
 
         self._lanes: dict[Hashable, Lane] = {}
         self._partitions: dict[str, PartitionLane] = {}
-        self._node_news: set[Work] = set()
+        self._awaited_news: set[Work] = set()
         self._pending: Rebalance | None = None
         self._current: Rebalance | None = None
         self._to_proceed: list[Rebalance] = []
@@ -143,8 +146,8 @@ class Dispatcher:
             if spec.mine and isinstance(event, _NODE_EVENTS) and event.node.id != self._node_id:
                 continue
             work = Work(spec, event, (event, *args))
-            if self._enqueue(work, subject) and isinstance(event, _NODE_EVENTS):
-                self._node_news.add(work)
+            if self._enqueue(work, subject) and isinstance(event, _AWAITED):
+                self._awaited_news.add(work)
         self._pump(out, now)
         return out
 
@@ -165,7 +168,7 @@ class Dispatcher:
             replayed: The event ids of those that were delivered before.
         """
         out: list[Action] = []
-        newer = Rebalance(event, now, set(self._node_news))
+        newer = Rebalance(event, now, set(self._awaited_news))
         newer.replayed = frozenset(replayed)
         wanted = {change.event_id for change in changes}
         if self._pending is not None:
@@ -316,7 +319,7 @@ class Dispatcher:
 
     def _not_awaited(self, work: Work) -> None:
         """Nobody waits for this work any more: it is over, out of time, or hopelessly behind."""
-        self._node_news.discard(work)
+        self._awaited_news.discard(work)
         for waiting in (work.rebalance, self._pending):
             if waiting is not None and work in waiting.awaits:
                 waiting.awaits.discard(work)

@@ -140,6 +140,7 @@ class Executors:
         run.context.run(_enter, run)
         self._runs[job.id] = run
         if self._closed:
+            run.hook_context._cancelled = True  # that it never ran is not an error of the hook
             self._end(run, HookCancelledError("the kit has stopped"))
             return
         order = job.spec.order

@@ -32,11 +32,11 @@ from ..core.records import (
 from ..errors import (
     ClusterKitError,
     ConfigMismatchError,
+    KitStateError,
     NodeIdConflictError,
     StoreError,
-    WaitTimeoutError,
 )
-from ..model import Node
+from ..model import KitState, Node
 from ..ports import Clock, Compare, Delete, Op, Put, Store, Txn
 from .identity import is_running_here
 from .session import Session
@@ -95,7 +95,7 @@ class Joiner:
             NodeIdConflictError: Another process has the node id, and may not be displaced.
             DisplacedError: The stay ``after`` was ended by an administrator or a successor.
             StoreError: etcd cannot be asked.
-            WaitTimeoutError: ``cancelled`` was set.
+            KitStateError: ``cancelled`` was set.
         """
         waited_for_survivors = 0.0
         while not cancelled.is_set():
@@ -116,8 +116,9 @@ class Joiner:
             session = self._register(state, nonce)
             if session is not None:
                 return session
-        raise WaitTimeoutError(
-            f"joining as {self._profile.node_id!r} was given up: the kit is stopping"
+        raise KitStateError(
+            f"joining as {self._profile.node_id!r} was given up: the kit is stopping",
+            state=KitState.STOPPED,
         )
 
     def leave(self, session: Session, partitions: tuple[int, ...]) -> bool:
@@ -259,7 +260,10 @@ class Joiner:
             raise ClusterKitError(
                 f"the cluster is full: it has {MAX_NODES} nodes, the most there can be"
             )
-        bootstrap = not state.members and not state.history
+        # Where there are keys that cannot be understood, somebody may have been there.
+        places = self._keys.nodes, self._keys.histories
+        strange = any(key.startswith(places) for key in state.ignored)
+        bootstrap = not (state.members or state.history or strange)
         now = self._clock.now()
         node = Node(
             p.node_id, p.address, MappingProxyType(dict(p.services)), p.zone, p.weight,

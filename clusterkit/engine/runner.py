@@ -15,7 +15,7 @@ import secrets
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -141,6 +141,7 @@ class Runner:
         self._waiting: list[_Await] = []
         self._cancelled = threading.Event()
         self._lock = threading.Lock()  # over the session, between joining and leaving
+        self._joining = threading.Lock()  # held while a join is under way, which a leave awaits
         self._stopping = False
         self._held: tuple[int, ...] = ()
         self._session: Session | None = None
@@ -173,12 +174,23 @@ class Runner:
         self._queue.put(_Begin(read))
         self._thread.start()
         try:
-            self._watcher = Watcher(
-                self._store, self._keys.root, read, self._queue.put, read_timeout=self._call_timeout
-            )
-            if self._profile is not None:
-                self._serve(self._profile)
-            self.when(lambda s: s.kit_state is not KitState.JOINING).result()
+            # A stop may come at any moment. It awaits this one, to find all that it has to end.
+            with self._joining:
+                self._refuse_if_cancelled()
+                self._watcher = Watcher(
+                    self._store,
+                    self._keys.root,
+                    read,
+                    self._queue.put,
+                    read_timeout=self._call_timeout,
+                )
+                if self._profile is not None:
+                    self._serve(self._profile)
+            joined = self.when(lambda s: s.kit_state is not KitState.JOINING)
+            # A hook of the join may have stopped the node by now: it was started all the same.
+            wait((joined, self.ended), return_when=FIRST_COMPLETED)
+            if self.failure is not None:
+                joined.result()
         except BaseException:
             self.request_stop(0.0)
             self.ended.result()
@@ -201,8 +213,14 @@ class Runner:
         """Asks every node for a rebalance; the revision of the request. Blocks.
 
         Raises:
+            KitStateError: The run has ended.
             StoreError: etcd cannot be asked.
         """
+        if self.ended.done():
+            raise KitStateError(
+                "the kit has stopped; start() it before asking for a rebalance",
+                state=KitState.STOPPED,
+            )
         node_id = "" if self._profile is None else self._profile.node_id
         request = RebalanceRequest(node_id, reason, self._clock.now())
         put = Put(self._keys.rebalance, codec.encode_rebalance(request))
@@ -222,6 +240,10 @@ class Runner:
         self._joiner = Joiner(self._store, self._keys, self._clock, profile, self._connect_timeout)
         self._join(None)
 
+    def _refuse_if_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise KitStateError("the kit was stopped while it was starting", state=KitState.STOPPED)
+
     def _join(self, after: str | None) -> None:
         assert self._joiner is not None
         assert self._keep_alive is not None
@@ -229,18 +251,17 @@ class Runner:
         self._queue.put(_Expect(nonce))
         session = self._joiner.join(nonce, after=after, cancelled=self._cancelled)
         with self._lock:
-            if not self._cancelled.is_set():
-                self._session = session
-                self._keep_alive.attach(session)
-                self._queue.put(_Registered(session))
-                return
-        self._joiner.leave(session, ())  # stopped in the very moment of joining
+            self._session = session
+        self._keep_alive.attach(session)
+        self._queue.put(_Registered(session))
 
     def _rejoin(self, effect: m.Register) -> None:
         if self._cancelled.wait(effect.delay):
             return
         try:
-            self._join(effect.after)
+            with self._joining:
+                self._refuse_if_cancelled()
+                self._join(effect.after)
         except ClusterKitError as e:
             self._queue.put(_RegisterFailed(effect.after, e))
         except Exception as e:
@@ -248,8 +269,10 @@ class Runner:
             self._queue.put(_RegisterFailed(effect.after, ClusterKitError(str(e))))
 
     def _leave(self, timeout: float) -> None:
+        deadline = self._clock.monotonic() + timeout
         self._await_roles(timeout)
-        with self._lock:
+        # A join that is under way ends first, and is left.
+        with self._joining, self._lock:
             session, self._session = self._session, None
         try:
             if session is not None and not session.lost and self._joiner is not None:
@@ -262,7 +285,7 @@ class Runner:
         for helper in (self._keep_alive, self._watcher, self._errands):
             if helper is not None:
                 helper.close(_JOIN_SECONDS)
-        self._executors.close(timeout)
+        self._executors.close(max(0.0, deadline - self._clock.monotonic()))
         self._store.close()
         self._queue.put(_Finished())
 
@@ -324,7 +347,8 @@ class Runner:
             case WatchBroke():
                 self.watch_restarts += 1
             case _Begin(read):
-                return self._machine.begin(read, at)
+                # A stop that came before it has ended a machine that knows of nothing.
+                return [] if self._stopping else self._machine.begin(read, at)
             case _Expect(nonce):
                 self._machine.expect(nonce)
             case _Registered(session):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -49,7 +50,7 @@ REPOSITORY = Path(__file__).parents[2]
 _PAUSE = threading.Event()  # never set
 
 
-def eventually(predicate: Callable[[], T], seconds: float = SECONDS) -> T:
+def eventually(predicate: Callable[[], T | None], seconds: float = SECONDS) -> T:
     """Waits until the predicate returns something true, and returns that."""
     deadline = time.monotonic() + seconds
     while not (found := predicate()):
@@ -58,7 +59,7 @@ def eventually(predicate: Callable[[], T], seconds: float = SECONDS) -> T:
     return found
 
 
-async def soon(predicate: Callable[[], T], seconds: float = SECONDS) -> T:
+async def soon(predicate: Callable[[], T | None], seconds: float = SECONDS) -> T:
     """``eventually`` for coroutines."""
     deadline = time.monotonic() + seconds
     while not (found := predicate()):
@@ -68,7 +69,7 @@ async def soon(predicate: Callable[[], T], seconds: float = SECONDS) -> T:
 
 
 def _source(predicate: Callable[[], object]) -> str:
-    code = getattr(predicate, "__code__", None)
+    code = getattr(getattr(predicate, "func", predicate), "__code__", None)  # of a partial too
     if code is None:
         return repr(predicate)
     return f"{Path(code.co_filename).name}:{code.co_firstlineno}"
@@ -128,16 +129,14 @@ class Recorder(Hooks):
 
     def rebalanced(self, trigger: str, node_id: str | None) -> RebalanceEvent:
         """The newest completed rebalance, once it is the one that is named."""
-        return eventually(
-            lambda: next(
-                (
-                    e
-                    for e in self.completes[-1:]
-                    if (e.trigger, e.trigger_node_id) == (trigger, node_id)
-                ),
-                None,
+
+        def named() -> RebalanceEvent | None:
+            newest = self.completes[-1:]
+            return next(
+                (e for e in newest if (e.trigger, e.trigger_node_id) == (trigger, node_id)), None
             )
-        )
+
+        return eventually(named)
 
     def changes(self, reason: str | None = None) -> list[PartitionChangeEvent]:
         found = self.of(PartitionChangeEvent)
@@ -245,6 +244,13 @@ class NodeProcess:
         self._process.wait()
         self._close()
 
+    def freeze(self) -> None:
+        """SIGSTOP, until ``thaw``."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """Asks it to stop gracefully, and waits for its end."""
         assert self._process.stdin is not None
@@ -286,7 +292,7 @@ class Cluster:
         self._exits.callback(self._store.close)
 
     def member(
-        self, node_id: str, *, face: Face | None = None, **options: Unpack[OptionsDict]
+        self, node_id: str, /, *, face: Face | None = None, **options: Unpack[OptionsDict]
     ) -> Member:
         """A member that has not been started."""
         given: OptionsDict = {
@@ -301,7 +307,7 @@ class Cluster:
         return member
 
     def node(
-        self, node_id: str, *, face: Face | None = None, **options: Unpack[OptionsDict]
+        self, node_id: str, /, *, face: Face | None = None, **options: Unpack[OptionsDict]
     ) -> Member:
         """A member that has joined."""
         member = self.member(node_id, face=face, **options)
@@ -310,9 +316,10 @@ class Cluster:
 
     def process(self, node_id: str, **options: object) -> NodeProcess:
         """A node in a process of its own, with the shortest TTL unless told otherwise."""
-        given = {**self.defaults, "node_id": node_id, "address": f"{node_id}.test:8000"}
+        given: dict[str, object] = {**self.defaults, "node_id": node_id, "lease_ttl": 2}
+        given["address"] = f"{node_id}.test:8001"
         del given["environ"]
-        process = NodeProcess({**given, "lease_ttl": 2, **options})
+        process = NodeProcess(given | options)
         self._exits.callback(process.end)
         return process
 

@@ -1,4 +1,4 @@
-"""The seven hooks over a cluster's life: who is told what, in which order, with which fields."""
+"""The seven hooks over the life of a cluster: who is told what, and in which order."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -276,6 +277,10 @@ def test_a_failed_migration_stays_owed_and_comes_again_by_itself(cluster: Cluste
     assert member.kit.health().status == "healthy"
 
 
+def has_completed(recorder: Recorder, trigger: str) -> bool:
+    return any(e.trigger == trigger for e in recorder.completes)
+
+
 def test_rebalance_delivers_again_what_is_owed_on_every_node(threads_cluster: Cluster) -> None:
     broken = threading.Event()
     broken.set()
@@ -302,7 +307,7 @@ def test_rebalance_delivers_again_what_is_owed_on_every_node(threads_cluster: Cl
     broken.clear()
     members[1].rebalance("the source is back")
     for recorder in recorders:
-        eventually(lambda r=recorder: any(e.trigger == "manual" for e in r.completes))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        eventually(partial(has_completed, recorder, "manual"))
     eventually(lambda: not any(m.kit.owed() for m in members))
     assert owed
     assert runs["a"]
@@ -442,31 +447,40 @@ def test_a_hook_may_stop_the_kit(cluster: Cluster, form: str, how: str, kind: st
     eventually(lambda: set(survivor.kit.cluster.nodes) == {"b"})
 
 
-def test_running_hooks_end_with_the_kit(cluster: Cluster) -> None:
+@pytest.mark.parametrize("form", ["def", "async def"])
+def test_running_hooks_end_with_the_kit(
+    cluster: Cluster, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
     said: list[str] = []
     member = cluster.member("a")
 
-    @member.kit.on_node_join
-    async def forever(event: NodeJoinEvent) -> None:
-        said.append("coroutine begins")
+    async def coroutine(event: NodeJoinEvent) -> None:
+        said.append("begins")
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            said.append("is cancelled")
+            said.append("ends")
             raise
 
-    @member.kit.on_node_join
-    def asked(event: NodeJoinEvent) -> None:
+    def plain(event: NodeJoinEvent) -> None:
         context = hook_context()
-        said.append("thread begins")
+        said.append("begins")
         eventually(lambda: context.cancelled)
-        said.append("is asked")
+        said.append("ends")
 
+    @member.kit.on_rebalance_start
+    def waits_for_the_first(event: RebalanceEvent) -> None:
+        said.append("started")
+
+    chosen: Callable[[NodeJoinEvent], Awaitable[None] | None]
+    chosen = plain if form == "def" else coroutine
+    member.kit.on_node_join(chosen)
     member.start()
-    eventually(lambda: len(said) == 2)
+    eventually(lambda: said == ["begins"])
     member.stop()
-    assert set(said[:2]) == {"coroutine begins", "thread begins"}
-    assert set(said[2:]) == {"is asked", "is cancelled"}
+    assert said == ["begins", "ends"]
+    # That a hook was told to end, or never came to its turn, is no failure of its own.
+    assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize("form", ["def", "async def"])

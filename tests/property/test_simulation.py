@@ -74,9 +74,9 @@ def _do(
                     life.delay = seconds
 
 
-@settings(max_examples=60)
+@settings(max_examples=150)
 @given(
-    happenings=st.lists(_happenings, max_size=40),
+    happenings=st.lists(_happenings, min_size=4, max_size=40),
     replication=st.integers(1, 3),
     late_news=st.sampled_from([0.0, 0.2]),
 )

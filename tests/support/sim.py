@@ -31,6 +31,7 @@ from clusterkit.core.records import (
     NodeRecord,
     Process,
     RebalanceRequest,
+    Receipt,
 )
 from clusterkit.engine.departures import CloseHistory
 from clusterkit.engine.dispatcher import Dispatcher
@@ -80,6 +81,7 @@ class Call:
     place: int
     mode: Mode
     ended: int | None = None
+    ended_revision: int | None = None
     timed_out: int | None = None
     error: BaseException | None = None
 
@@ -124,17 +126,22 @@ class _VirtualEvent(threading.Event):
 class _Recorder(Dispatcher):
     """The real dispatcher, and a record of the rebalances that it is told of."""
 
-    def __init__(self, specs: Sequence[HookSpec], node_id: str, sim: Simulation) -> None:
+    def __init__(self, life: Life) -> None:
         super().__init__(
-            specs,
-            node_id=node_id,
+            _hooks(),
+            node_id=life.node_id,
             max_concurrent=SLOTS,
             reserved=RESERVED,
             hook_timeout=HOOK_TIMEOUT,
             migration_timeout=MIGRATION_TIMEOUT,
         )
-        self._sim = sim
+        self._life, self._sim = life, life.sim
         self.plans: list[Plan] = []
+
+    def news(self, kind: HookKind, event: Event, now: float, *args: object) -> list[Action]:
+        if isinstance(event, PartitionDropEvent):
+            self._sim.may_drop(self._life, event)
+        return super().news(kind, event, now, *args)
 
     def rebalance(
         self,
@@ -177,10 +184,11 @@ def _hooks() -> tuple[HookSpec, ...]:
 
 @dataclass(frozen=True)
 class Step:
-    """One advance of a machine, from one revision to another."""
+    """One advance of a machine, from one revision to another; ``expected`` is its newest stay."""
 
     old: int
     new: int
+    expected: str
 
 
 class Life:
@@ -191,7 +199,7 @@ class Life:
         self.node_id = node_id
         self.incarnation = f"inc-{sim.number()}"
         self.store = MemoryStore(sim.server)
-        self.dispatcher = _Recorder(_hooks(), node_id, sim)
+        self.dispatcher = _Recorder(self)
         self.machine = Machine(
             keys=sim.keys,
             node_id=node_id,
@@ -220,7 +228,7 @@ class Life:
         self.delay = 0.0
         self.late_news = 0.0  # how long the news of an own join takes from the joiner
         self.running = True
-        self.reached = False
+        self.begun = self.reached = False
         self.next = 0  # the first batch of the log that it has not been given
         self.revision = 0
         self.steps: list[Step] = []
@@ -229,6 +237,8 @@ class Life:
         self.snapshot: Snapshot | None = None
         self.session: Session | None = None
         self.doubted = False
+        self.expected = ""
+        self.receipt: WriteReceipt | None = None
 
     # -- its life ----------------------------------------------------------------------------
 
@@ -242,12 +252,13 @@ class Life:
         self.revision = read.revision
         self.next = len(self.sim.log)
         self.tell(self.machine.begin(read, self.at()))
-        self.reached = True
+        self.begun = self.reached = True
         self._join(None)
 
     def _join(self, after: str | None) -> None:
         nonce = f"n{self.sim.number()}"
         self.machine.expect(nonce)
+        self.expected = nonce
         try:
             session = self.joiner.join(nonce, after=after, cancelled=self.cancelled)
         except ClusterKitError as e:
@@ -287,7 +298,7 @@ class Life:
 
     def heal(self) -> None:
         self.store.reconnect()
-        self.reached = True
+        self.reached = self.begun
         self.sim.deliver_soon(self)
 
     def at(self) -> Instant:
@@ -301,7 +312,7 @@ class Life:
             batch = self.sim.log[self.next]
             self.next += 1
             if batch.revision > self.revision:
-                self.steps.append(Step(self.revision, batch.revision))
+                self.steps.append(Step(self.revision, batch.revision, self.expected))
                 self.revision = batch.revision
                 self.tell(self.machine.changed(batch, self.at()))
 
@@ -310,7 +321,7 @@ class Life:
         if not self.reached:
             return
         read = self.store.range(self.sim.keys.root, timeout=_CALL)
-        self.steps.append(Step(self.revision, read.revision))
+        self.steps.append(Step(self.revision, read.revision, self.expected))
         self.revision = read.revision
         self.tell(self.machine.reread(read, "simulated", self.at()))
 
@@ -369,11 +380,12 @@ class Life:
                 self.snapshot = snapshot
                 self.sim.published(snapshot)
             case WriteReceipt():
-                txn = receipt_txn(self.sim.keys, self.node_id, effect)
-                self.sim.after(0.01, lambda: self._write(txn, effect.session), self)
+                self.receipt = effect
+                self.sim.check_receipt(self.node_id, effect.receipt)
+                self.sim.after(0.01, lambda: self._write_receipt(effect), self)
             case CloseHistory():
                 txn = history_txn(self.sim.keys, effect)
-                self.sim.after(0.01, lambda: self._write(txn, None), self)
+                self.sim.after(0.01, lambda: self._write(txn), self)
             case Register(after, delay):
                 self.sim.after(delay, lambda: self._join(after), self)
             case Drop(session):
@@ -383,13 +395,20 @@ class Life:
             case _:
                 pass  # what only the log hears
 
-    def _write(self, txn: Txn, session: Session | None) -> None:
+    def _write_receipt(self, write: WriteReceipt) -> None:
+        """As often as it takes, unless there is a newer one."""
+        if self.receipt is not write or write.session.lost:
+            return
+        if not self._write(receipt_txn(self.sim.keys, self.node_id, write)):
+            self.sim.after(0.5, lambda: self._write_receipt(write), self)
+
+    def _write(self, txn: Txn) -> bool:
         try:
             self.store.txn(txn, timeout=_CALL)
         except StoreError:
-            if session is not None and not session.lost:  # a receipt is written until it is there
-                self.sim.after(0.5, lambda: self._write(txn, session), self)
+            return False
         self.sim.collect()
+        return True
 
     def _revoke(self, session: Session) -> None:
         try:
@@ -412,7 +431,7 @@ class Life:
     def _end(self, call: Call, error: BaseException | None) -> None:
         if call.ended is not None:
             return
-        call.ended = self.sim.place()
+        call.ended, call.ended_revision = self.sim.place(), self.revision
         del self.open[call.job.id]
         if error is None:
             error = self._work(call)
@@ -446,7 +465,7 @@ class Simulation:
         self.keys = Keys.of("/clusterkit", "sim")
         self.lives: list[Life] = []
         self.log: list[WatchBatch] = []
-        self.members: dict[int, dict[str, NodeRecord]] = {1: {}}
+        self.members: dict[int, dict[str, NodeRecord]] = {0: {}}
         self.ends: dict[str, str] = {}
         self.rows: dict[int, Sequence[Row]] = {}
         self.faults: list[str] = []
@@ -536,6 +555,17 @@ class Simulation:
                 self.ends[before.nonce] = "health_check_failure" if end is None else end.reason
         self.members[batch.revision] = members
 
+    def members_at(self, revision: int) -> dict[str, NodeRecord]:
+        """The members as of a revision, whether or not it changed anything of the cluster."""
+        return self.members[max(r for r in self.members if r <= revision)]
+
+    def check_receipt(self, node_id: str, receipt: Receipt) -> None:
+        """A receipt is true: its node has what it held then."""
+        mine = self.data.get((node_id, receipt.nonce), {})
+        for index, row in enumerate(self.rows[receipt.epoch]):
+            if node_id in row and f"partition-{index}" not in mine:
+                self.faults.append(f"{node_id} gave a receipt, and lacks partition-{index}")
+
     def _check_fenced(self, node_id: str, incarnation: str) -> None:
         for life in self.lives:
             session = life.session if life.running and life.incarnation == incarnation else None
@@ -582,23 +612,36 @@ class Simulation:
                 return None
         for source in event.copy_from_nodes:
             holder = self.life(source.id)
-            if holder is None or holder.machine.ledger.pending_for(index, source.id):
+            owed = holder and holder.machine.ledger.entries.get((index, source.id))
+            # One that was told later may wait for this very node: nobody waits for that one.
+            if holder is None or (owed is not None and owed.gain.epoch < gained):
                 return CopyError(f"{source.id} has yet to get {partition} itself")
         # Nobody has it, and nobody will: the application begins anew.
         for other in alive.values():
             since = self.data.get(other, {}).get(partition)
             if since is not None and since < gained:
                 self.faults.append(f"{node_id} began {partition} anew although {other[0]} has it")
-        mine[partition] = gained
+        # Whoever gained it by now, and was not told of a source either, may begin it anew as well.
+        mine[partition] = max(self.rows)
         return None
 
-    def drop(self, life: Life, event: PartitionDropEvent) -> None:
-        mine = self.alive().get(life.node_id)
-        partition = event.partition_id
-        if mine is None or self.data.get(mine, {}).pop(partition, None) is None:
+    def may_drop(self, life: Life, event: PartitionDropEvent) -> None:
+        """Checks that another has the data, unless the processes of all that had it are gone."""
+        index, epoch = partition_index(event.partition_id), int(event.event_id.split("/")[-1])
+        assert index is not None
+        alive = self.alive()
+        # From here on it may be gone at any moment, so nobody may count on it.
+        self.data.get((life.node_id, life.expected), {}).pop(event.partition_id, None)
+        if any(event.partition_id in self.data.get(stay, {}) for stay in alive.values()):
             return
-        if not any(partition in self.data.get(r, {}) for r in self.alive().values()):
-            self.faults.append(f"{life.node_id} dropped the last copy of {partition}")
+        seen = self.members_at(life.revision)
+        for holder in self.rows[epoch][index]:
+            if holder in seen and (holder, seen[holder].nonce) in alive.values():
+                self.faults.append(f"{life.node_id} is to drop what {holder} has not got")
+
+    def drop(self, life: Life, event: PartitionDropEvent) -> None:
+        if event.partition_id in self.data.get((life.node_id, life.expected), {}):
+            self.faults.append(f"{life.node_id} dropped a copy that it had got since")
 
     # -- what happens ------------------------------------------------------------------------
 

@@ -193,7 +193,7 @@ def test_of_two_keepers_that_come_back_only_one_is_named_to_the_other() -> None:
     story = Story("ab")
     story.to("cd")
     gains = story.to("abc")
-    assert [(g.node_id, story.sources(g)) for g in gains] == [("a", "cd"), ("b", "acd")]
+    assert [(g.node_id, story.sources(g)) for g in gains] == [("a", "d"), ("b", "ad")]
 
 
 def test_no_holder_at_all_is_no_rest() -> None:

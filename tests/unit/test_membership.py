@@ -172,7 +172,9 @@ def test_a_revision_that_is_known_changes_nothing() -> None:
     batch = etcd.apply(put_node(A))
     state = etcd.read()
     assert step(KEYS, state, batch) == (state, ())
-    assert step(KEYS, state, WatchBatch(1, batch.events, CLUSTER)) == (state, ())
+    for revision in (1, 2):
+        other = WatchBatch(revision, (put_node(record("b")),), CLUSTER)
+        assert step(KEYS, state, other) == (state, ())
 
 
 def test_progress_moves_the_revision_and_nothing_else() -> None:
@@ -386,6 +388,17 @@ def test_a_takeover_and_the_successors_expiry_that_nobody_saw_is_that_expiry() -
     first = end(A, "replaced")
     etcd.apply(history("a", first, opened=record("a", 2, first)), gone(KEYS.node("a")))
     assert etcd.reread(old) == (Left(A, "health_check_failure", None),)
+
+
+def test_a_stay_that_etcd_no_longer_remembers_is_told_as_lost() -> None:
+    etcd = Etcd(put_node(A), history("a", opened=A))
+    old = etcd.read()
+    ended, new = end(record("a", 2), "replaced"), record("a", 3, end(record("a", 2), "replaced"))
+    etcd.apply(put_node(new), history("a", ended, opened=new))
+    assert etcd.reread(old) == (
+        Left(A, "health_check_failure", None),
+        Rejoined(new, replaced=False),
+    )
 
 
 # -- what cannot be understood -------------------------------------------------------------------

@@ -39,7 +39,11 @@ class Begun:
 
 
 class Demo:
-    """One run. Everything that it starts has ended when ``run`` returns or raises."""
+    """One run. Everything that it starts has ended when ``run`` returns or raises.
+
+    Attributes:
+        logs: Where the nodes' logs are, if the run did not pass.
+    """
 
     def __init__(self, settings: Settings, report: Report) -> None:
         self._settings = settings
@@ -57,7 +61,7 @@ class Demo:
         Raises:
             ClusterKitError: It could not go on; the text says what failed, and where its logs are.
         """
-        logs = Path(tempfile.mkdtemp(prefix="clusterkit-demo-"))
+        logs = self.logs = Path(tempfile.mkdtemp(prefix="clusterkit-demo-"))
         try:
             with _ended_by_signals(), ExitStack() as stack:
                 try:

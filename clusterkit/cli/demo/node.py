@@ -9,7 +9,7 @@ Requests of clients (the primary answers; 421: not the owner here, 503: try agai
 
 Requests of other nodes:
     PUT /replica/{partition}/{key}?epoch=..&count=..    a write of the partition's primary
-    GET /copy/{partition}?epoch=..                      all of a partition, for a new holder
+    GET /copy/{partition}?epoch=..                      what it has of a partition
 
 Requests of the driver:
     GET /status     POST /rebalance
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import threading
@@ -31,9 +32,10 @@ from clusterkit import (
     NodeRejoinEvent,
     OwnershipError,
     PartitionChangeEvent,
+    PartitionDropEvent,
     hook_context,
 )
-from clusterkit.cli.demo.store import PartitionStore
+from clusterkit.cli.demo.store import Item, PartitionStore
 from clusterkit.cli.demo.transport import Peers, Reply, Server
 from clusterkit.cli.records import record_all
 from clusterkit.sync import ClusterKit
@@ -90,14 +92,21 @@ class DemoNode:
         self._store.clear()
 
     def _migrate(self, event: PartitionChangeEvent) -> None:
+        """Copies the partition from the first source that has all of it.
+
+        A source that fails, or that is itself still copying, is asked again. Sources that were
+        holders too briefly to have it all say so; if all are such, then what they have together
+        is what there is: nothing, for a partition that is new.
+        """
         if not event.needs_data:
             return
         partition = event.partition_id
         epoch = self.kit.partition(partition).epoch
         context = hook_context()
         give_up = time.monotonic() + COPY_PATIENCE_SECONDS
-        refusals: dict[str, str] = {}
-        while event.copy_from_nodes:
+        while True:
+            parts: dict[str, Item] = {}
+            refusals: dict[str, str] = {}
             for source in event.copy_from_nodes:
                 context.raise_if_cancelled()
                 try:
@@ -107,19 +116,28 @@ class DemoNode:
                 except OSError as error:
                     refusals[source.id] = str(error)
                     continue
-                if status == 200:
-                    found: dict[str, list[Any]] = json.loads(body)
-                    items = {key: (item[0], item[1], item[2]) for key, item in found.items()}
-                    self._store.copy_in(partition, items)
+                if status != 200:
+                    refusals[source.id] = body.decode()
+                    continue
+                answer = json.loads(body)
+                items = {key: (item[0], item[1], item[2]) for key, item in answer["items"].items()}
+                if answer["complete"]:
+                    self._store.copy_in(partition, epoch, items)
                     self._say_copied(event, source.id, len(items), len(body))
                     return
-                refusals[source.id] = body.decode()
+                parts |= {k: i for k, i in items.items() if k not in parts or parts[k] < i}
+            if not refusals:
+                self._store.copy_in(partition, epoch, parts)
+                return
             if time.monotonic() > give_up:
                 # Raising leaves the move owed: the library runs this hook again later.
                 raise RuntimeError(f"no source has {partition}: {refusals}")
             self._waiting.wait(0.05)
-        # Nobody has the partition: it is new, or lost. Either way it begins empty here.
-        self._store.copy_in(partition, {})
+
+    def _drop(self, event: PartitionDropEvent) -> None:
+        partition = self.kit.partition(event.partition_id)
+        if all(node.id != self.id for node in partition.nodes):
+            self._store.drop(partition.id, partition.epoch)
 
     def _say_copied(self, event: PartitionChangeEvent, source: str, keys: int, size: int) -> None:
         self._say(
@@ -204,10 +222,8 @@ class DemoNode:
         holds_it = any(node.id == self.id for node in partition.nodes)
         if holds_it and not self.kit.is_ready(partition):
             return 503, b"not ready for this partition itself"
-        items = self._store.copy_out(partition_id, epoch)
-        if items is None:
-            return 503, b"never had all of this partition"
-        return 200, json.dumps(items).encode()
+        complete, items = self._store.copy_out(partition_id, epoch)
+        return 200, json.dumps({"complete": complete, "items": items}).encode()
 
     def _status(self) -> dict[str, Any]:
         view = self.kit.cluster
@@ -224,7 +240,7 @@ class DemoNode:
 
 
 def main() -> int:
-    """Runs one node; what went wrong goes to standard error in one line."""
+    """Runs one node. Standard error is its log, and ends with what went wrong."""
     parser = argparse.ArgumentParser(prog="clusterkit.cli.demo.node")
     parser.add_argument("--cluster", required=True)
     parser.add_argument("--endpoints", required=True)
@@ -233,8 +249,10 @@ def main() -> int:
     parser.add_argument("--replication-factor", type=int, required=True)
     parser.add_argument("--ttl", type=int, required=True)
     parser.add_argument("--without-hooks", action="store_true")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        return DemoNode(parser.parse_args()).run()
+        return DemoNode(arguments).run()
     except ClusterKitError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -71,6 +71,9 @@ class Report(Protocol):
     def end(self, result: StepResult) -> None:
         """The step is over."""
 
+    def close(self) -> None:
+        """Nothing more comes but the summary, if that."""
+
     def summary(self, summary: Summary) -> None:
         """The whole is over."""
 
@@ -112,6 +115,9 @@ class JsonReport:
                 "violations": list(result.violations),
             }
         )
+
+    def close(self) -> None:
+        """Every line is out already."""
 
     def summary(self, summary: Summary) -> None:
         self._print({"event": "summary", **asdict(summary), "passed": summary.passed})
@@ -162,8 +168,11 @@ class HumanReport:
         for violation in result.violations:
             self._line("not as expected", f"[red]{escape(violation)}[/red]")
 
-    def summary(self, summary: Summary) -> None:
+    def close(self) -> None:
+        """Gives the terminal back, also when the demo ended early."""
         self._clear_status()
+
+    def summary(self, summary: Summary) -> None:
         count = len(summary.hooks_seen)
         colour = "green" if summary.passed else "red"
         line = (
@@ -180,10 +189,6 @@ class HumanReport:
         elif summary.violations:
             line += f": {len(summary.violations)} things were not as expected"
         self._console.print(line, style=f"bold {colour}", highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        """Gives the terminal back, also when the demo ended early."""
-        self._clear_status()
 
     def _line(self, what: str, detail: str) -> None:
         self._console.print(

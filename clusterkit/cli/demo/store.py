@@ -54,25 +54,38 @@ class PartitionStore:
             item = self._items[partition].get(key)
             return None if item is None else item[2]
 
-    def copy_out(self, partition: str, epoch: int) -> dict[str, Item] | None:
-        """All of a partition, for a new holder whose view has ``epoch``; raises the fence to it.
+    def copy_out(self, partition: str, epoch: int) -> tuple[bool, dict[str, Item]]:
+        """What this node has of a partition, for a new holder whose view has ``epoch``.
 
-        None if this node never had the whole partition since it was last cleared.
+        Raises the fence to that epoch. The first value says whether it ever had all of it: a node
+        that lost its place before its own copy was done has a part, or nothing.
         """
         with self._lock:
-            if partition not in self._complete:
-                return None
             self._fences[partition] = max(self._fences[partition], epoch)
-            return dict(self._items[partition])
+            return partition in self._complete, dict(self._items[partition])
 
-    def copy_in(self, partition: str, items: dict[str, Item]) -> None:
-        """Merges a copy; a newer version that a write brought in the meantime stays."""
+    def copy_in(self, partition: str, epoch: int, items: dict[str, Item]) -> None:
+        """Takes a copy, after which this node has all of the partition.
+
+        It is merged: a newer version that a write brought in the meantime stays.
+        """
         with self._lock:
+            self._fences[partition] = max(self._fences[partition], epoch)
             present = self._items[partition]
             for key, item in items.items():
                 if key not in present or present[key][:2] < item[:2]:
                     present[key] = item
             self._complete.add(partition)
+
+    def drop(self, partition: str, epoch: int) -> None:
+        """Forgets a partition that is not this node's in a view of ``epoch``.
+
+        Does nothing if a newer epoch has been here: then it may be this node's again.
+        """
+        with self._lock:
+            if self._fences[partition] <= epoch:
+                self._items.pop(partition, None)
+                self._complete.discard(partition)
 
     def clear(self) -> None:
         """Forgets all data. The fences stay: they are promises."""

@@ -1,0 +1,384 @@
+"""Which events follow from a change: node events, causes, and the ledger, one rule at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+
+import pytest
+
+from clusterkit.core.holdings import Holdings
+from clusterkit.core.membership import (
+    Change,
+    ConfigChanged,
+    Joined,
+    Left,
+    RebalanceRequested,
+    Rejoined,
+    State,
+    Updated,
+)
+from clusterkit.core.placement import Row
+from clusterkit.core.plan import (
+    Cause,
+    Ledger,
+    cause_of,
+    held_by,
+    merge,
+    node_event,
+    reset_nodes,
+)
+from clusterkit.core.records import (
+    ClusterConfig,
+    Departure,
+    EndReason,
+    NodeRecord,
+    Process,
+    RebalanceRequest,
+    Registration,
+)
+from clusterkit.events import (
+    ChangeReason,
+    NodeJoinEvent,
+    NodeLeaveEvent,
+    NodeRejoinEvent,
+    PartitionChangeEvent,
+    RebalanceEvent,
+)
+from clusterkit.model import Node, OwedMove
+
+T0 = datetime(2024, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+NOW = T0 + 10 * HOUR
+JOIN = Cause("node_join", "b")
+
+
+def member(node_id: str, previous: Departure | None = None, nonce: str = "n1") -> NodeRecord:
+    nothing = MappingProxyType[str, str]({})
+    node = Node(node_id, "h:1", nothing, None, 100, nothing, "i", "active", T0 + 2 * HOUR)
+    return NodeRecord(node, nonce, "memory", previous, not previous, Process())
+
+
+def past(at: datetime | None, reason: EndReason = "graceful_shutdown") -> Departure:
+    return Departure(Registration("n0", "i0", T0), reason, at, 0, (1, 12))
+
+
+def state(*members: NodeRecord, revision: int = 9) -> State:
+    return State(revision, 1, members={m.node.id: m for m in members})
+
+
+A, B, C = member("a"), member("b"), member("c")
+ABC = state(A, B, C)
+
+
+# -- causes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (Joined(A), Cause("node_join", "a")),
+        (Rejoined(A, replaced=False), Cause("node_rejoin", "a")),
+        (Rejoined(A, replaced=True), Cause("node_rejoin", "a")),
+        (Left(A, "health_check_failure", None), Cause("node_leave", "a")),
+        (Updated(A, placement=True), Cause("config_change", "a")),
+        (Updated(A, placement=False), None),
+        (ConfigChanged(ClusterConfig(1, 1, "crc32", 1, 0)), Cause("config_change", None)),
+        (RebalanceRequested(RebalanceRequest("b", "why", T0)), Cause("manual", "b")),
+    ],
+)
+def test_what_a_change_calls_for(change: Change, expected: Cause | None) -> None:
+    assert cause_of(change) == expected
+
+
+@pytest.mark.parametrize(
+    "causes, reason, node_id",
+    [
+        ([("node_join", "a")], "node_join", "a"),
+        ([("node_join", "a"), ("node_join", "a")], "node_join", "a"),
+        ([("node_join", "a"), ("node_join", "b")], "node_join", None),
+        ([("node_leave", "a"), ("node_rejoin", "a")], "rebalance", "a"),
+        ([("node_leave", "a"), ("manual", "b")], "rebalance", None),
+        ([("config_change", None), ("config_change", "a")], "config_change", None),
+    ],
+)
+def test_several_causes_as_one(
+    causes: list[tuple[ChangeReason, str | None]], reason: ChangeReason, node_id: str | None
+) -> None:
+    assert merge(Cause(*c) for c in causes) == Cause(reason, node_id)
+
+
+# -- node events ---------------------------------------------------------------------------------
+
+ROWS: tuple[Row, ...] = (("a", "b"), ("b", "a"), ("c", "b"), ())
+
+
+def test_a_join() -> None:
+    assert node_event(Joined(A), ROWS, ABC, NOW) == NodeJoinEvent(
+        timestamp=A.node.joined_at,
+        revision=9,
+        event_id="node_join/a/n1",
+        node=A.node,
+        cluster_size=3,
+        is_bootstrap=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "left_at, offline",
+    [
+        (T0, 2 * HOUR),
+        (T0 + 5 * HOUR, timedelta(0)),  # two clocks: never below zero
+        (None, None),
+    ],
+)
+def test_a_rejoin(left_at: datetime | None, offline: timedelta | None) -> None:
+    back = member("a", past(left_at))
+    assert node_event(Rejoined(back, replaced=False), ROWS, ABC, NOW) == NodeRejoinEvent(
+        timestamp=back.node.joined_at,
+        revision=9,
+        event_id="node_rejoin/a/n1",
+        node=back.node,
+        offline_duration=offline,
+        last_seen_at=left_at,
+        partitions_before_leave=("partition-1", "partition-12"),
+    )
+
+
+@pytest.mark.parametrize("at", [T0, None])
+def test_a_leave(at: datetime | None) -> None:
+    assert node_event(Left(B, "removed_by_admin", at), ROWS, ABC, NOW) == NodeLeaveEvent(
+        timestamp=at or NOW,
+        revision=9,
+        event_id="node_leave/b/n1",
+        node=B.node,
+        reason="removed_by_admin",
+        partitions_owned=("partition-1",),
+        partitions_replica=("partition-0", "partition-2"),
+    )
+
+
+def test_no_other_change_is_a_node_event() -> None:
+    for change in (
+        Updated(A, placement=True),
+        ConfigChanged(ClusterConfig(1, 1, "crc32", 1, 0)),
+        RebalanceRequested(RebalanceRequest("b", "why", T0)),
+    ):
+        assert node_event(change, ROWS, ABC, NOW) is None
+
+
+def test_what_a_node_holds() -> None:
+    assert held_by("b", ROWS) == ([1], [0, 2])
+    assert held_by("x", ROWS) == ([], [])
+
+
+def test_reset_are_the_members_with_another_registration_than_before() -> None:
+    old = {"a": "n0", "b": "n1", "gone": "n1"}
+    assert reset_nodes(old, ABC) == {"a"}
+
+
+# -- the ledger ----------------------------------------------------------------------------------
+
+
+class Books:
+    """A ledger with its holdings, from one assignment to the next."""
+
+    def __init__(self, *rows: str) -> None:
+        self.ledger = Ledger()
+        self.holdings = Holdings()
+        self.rows: tuple[Row, ...] = ()
+        self.state = replace(ABC, members=dict(ABC.members))
+        self.epoch = 0
+        if rows:
+            self.rows = tuple(tuple(r) for r in rows)
+            self.ledger.start_from(self.rows)
+
+    def to(self, *rows: str, cause: Cause = JOIN, now: datetime = T0) -> None:
+        old, self.rows = self.rows, tuple(tuple(r) for r in rows)
+        self.epoch += 1
+        gains = self.holdings.advance(old, self.rows, epoch=self.epoch, reset=(), gone=())
+        self.ledger.prune(self.rows, self.state)
+        self.ledger.add(gains, self.state, cause, now)
+
+    def plan(self) -> tuple[RebalanceEvent, list[PartitionChangeEvent]]:
+        return self.ledger.plan(self.rows, self.state, self.holdings, JOIN, "id", NOW)
+
+    def changes(self) -> Mapping[tuple[str, str], PartitionChangeEvent]:
+        return {(e.partition_id, e.copy_to_node.id): e for e in self.plan()[1]}
+
+
+def test_an_event_has_what_there_is_to_say() -> None:
+    books = Books("ab", "ba")
+    books.to("cb", "ba")
+    assert books.plan() == (
+        RebalanceEvent(
+            timestamp=NOW,
+            revision=9,
+            event_id="id",
+            trigger="node_join",
+            trigger_node_id="b",
+            partitions_to_move=1,
+            nodes_affected=("a", "c"),
+        ),
+        [
+            PartitionChangeEvent(
+                timestamp=T0,
+                revision=9,
+                event_id="partition_change/partition-0/c/n1/1",
+                partition_id="partition-0",
+                copy_from_nodes=(A.node, B.node),
+                copy_to_node=C.node,
+                needs_data=True,
+                change_reason="node_join",
+                old_primary="a",
+                new_primary="c",
+            )
+        ],
+    )
+
+
+def test_the_first_assignment_has_no_primary_before() -> None:
+    books = Books()
+    books.to("a")
+    ((_, event),) = books.changes().items()
+    assert (event.old_primary, event.new_primary, event.copy_from_nodes) == (None, "a", ())
+
+
+def test_what_was_there_before_this_node_is_no_change() -> None:
+    books = Books("ab", "bc")
+    start, changes = books.plan()
+    assert (changes, start.partitions_to_move, start.nodes_affected) == ([], 0, ())
+
+
+def test_events_are_in_the_order_of_the_partitions_the_primary_first() -> None:
+    books = Books(*["a"] * 12)
+    books.to(*["ba"] * 2, *["a"] * 8, *["cba"] * 2)
+    assert [(e.partition_id, e.copy_to_node.id) for e in books.plan()[1]] == [
+        ("partition-0", "b"),
+        ("partition-1", "b"),
+        ("partition-10", "c"),
+        ("partition-10", "b"),
+        ("partition-11", "c"),
+        ("partition-11", "b"),
+    ]
+
+
+def test_a_promotion_moves_nothing_but_affects_both_primaries() -> None:
+    books = Books("ab")
+    books.to("ba")
+    start, (event,) = books.plan()
+    assert (event.needs_data, event.old_primary, event.new_primary) == (False, "a", "b")
+    assert (start.partitions_to_move, start.nodes_affected) == (0, ("a", "b"))
+
+
+def test_a_partition_with_two_new_holders_moves_once() -> None:
+    books = Books("a", "a")
+    books.to("bc", "a")
+    assert books.plan()[0].partitions_to_move == 1
+
+
+def test_what_succeeded_never_comes_again_and_the_rest_does_with_its_id() -> None:
+    books = Books("a", "a", "a")
+    books.to("b", "b", "b")
+    first = books.changes()
+    books.ledger.settled(first["partition-0", "b"], None, 1)
+    books.ledger.settled(first["partition-1", "b"], "ValueError: no", 3)
+    again = books.changes()
+    assert sorted(again) == [("partition-1", "b"), ("partition-2", "b")]
+    for pair, event in again.items():
+        assert replace(event, old_primary="a") == first[pair]
+    assert books.ledger.owed() == (
+        OwedMove("partition-1", T0, 3, "ValueError: no"),
+        OwedMove("partition-2", T0, 0, None),
+    )
+    assert books.ledger.failing()
+    books.ledger.settled(again["partition-1", "b"], None, 1)
+    assert not books.ledger.failing()
+    assert list(books.changes()) == [("partition-2", "b")]
+
+
+def test_attempts_add_up() -> None:
+    books = Books("a")
+    books.to("b")
+    for _ in range(2):
+        books.ledger.settled(books.changes()["partition-0", "b"], "E", 2)
+    assert books.ledger.owed()[0].attempts == 4
+
+
+def test_a_newer_change_of_the_pair_takes_the_place_of_one_that_is_owed() -> None:
+    books = Books("ab")
+    books.to("ac", cause=Cause("node_join", "c"))
+    old = books.changes()["partition-0", "c"]
+    books.to("ca", cause=Cause("node_leave", "b"), now=NOW)
+    new = books.changes()["partition-0", "c"]
+    assert new.event_id != old.event_id
+    assert (new.needs_data, new.change_reason, new.timestamp) == (True, "rebalance", NOW)
+    books.ledger.settled(old, None, 1)  # too late: this is not what is owed any more
+    assert list(books.changes()) == [("partition-0", "c")]
+    books.ledger.settled(new, None, 1)
+    assert books.changes() == {}
+
+
+def test_a_promotion_of_what_has_not_been_copied_yet_still_needs_data() -> None:
+    # Its receipt is out: others think that it has the data; but here its event is still owed.
+    books = Books("ab")
+    books.to("ac")
+    books.plan()
+    books.holdings.prove("c", books.epoch)
+    books.to("ca")
+    event = books.changes()["partition-0", "c"]
+    assert event.needs_data
+    assert event.old_primary == "a"
+
+
+def test_the_primary_before_is_the_one_of_the_last_plan() -> None:
+    books = Books("ab")
+    books.to("ca")
+    books.to("ba")  # in the same burst: nobody was told of c
+    assert books.changes()["partition-0", "b"].old_primary == "a"
+    books.to("ab")
+    assert books.changes()["partition-0", "a"].old_primary == "b"
+
+
+def test_what_no_longer_concerns_anybody_is_forgotten() -> None:
+    books = Books("a", "a", "a")
+    books.to("b", "c", "bc")
+    members = {"a": A, "b": B, "c": member("c", nonce="n2")}
+    books.state = replace(books.state, members=members)
+    books.ledger.prune((("a",), ("c",), ("b", "c")), books.state)
+    # The first went elsewhere; the next two are owed to a stay of c that is over.
+    assert list(books.ledger.entries) == [(2, "b")]
+    books.state = replace(books.state, members={"a": A})
+    books.ledger.prune((("a",), ("c",), ("b", "c")), books.state)
+    assert books.ledger.entries == {}
+
+
+def test_who_owes() -> None:
+    books = Books("a", "a")
+    books.to("b", "ac")
+    ledger = books.ledger
+    assert [ledger.owes(n) for n in "abcx"] == [False, True, True, False]
+    assert ledger.pending_for(0, "b")
+    assert not ledger.pending_for(1, "b")
+    ledger.settled(books.changes()["partition-0", "b"], None, 1)
+    assert not ledger.owes("b")
+    books.to("a", "a")
+    assert [ledger.owes(n) for n in "abc"] == [True, False, False]
+
+
+def test_an_event_of_no_partition_settles_nothing() -> None:
+    books = Books("a")
+    books.to("b")
+    event = books.changes()["partition-0", "b"]
+    books.ledger.settled(replace(event, partition_id="partition-x"), None, 1)
+    assert books.ledger.pending_for(0, "b")
+
+
+def test_sources_are_those_of_today() -> None:
+    books = Books("ab")
+    books.to("cb")
+    assert books.changes()["partition-0", "c"].copy_from_nodes == (A.node, B.node)
+    books.state = replace(books.state, members={"b": B, "c": C})
+    assert books.changes()["partition-0", "c"].copy_from_nodes == (B.node,)
