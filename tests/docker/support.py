@@ -6,7 +6,6 @@ under test.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import random
@@ -16,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+from base64 import b64decode as b64
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -315,6 +315,11 @@ class Servers:
         assert leader is not None
         return leader
 
+    def read(self, prefix: str) -> dict[bytes, bytes]:
+        """All keys under a prefix."""
+        found = self.ctl("get", prefix, "--prefix").get("kvs", ())
+        return {b64(kv["key"]): b64(kv.get("value", "")) for kv in found}
+
     def compact(self, revision: int) -> None:
         self.ctl("compaction", str(revision))
 
@@ -350,9 +355,9 @@ class Servers:
                         kv = event["kv"]
                         number = kv["mod_revision"]
                         found = revisions.setdefault(number, Revision(number, {}))
-                        value = base64.b64decode(kv.get("value", ""))
+                        value = b64(kv.get("value", ""))
                         deleted = event.get("type") == 1
-                        found.changes[base64.b64decode(kv["key"])] = None if deleted else value
+                        found.changes[b64(kv["key"])] = None if deleted else value
                     if last in revisions:
                         return list(revisions.values())
                 raise AssertionError(f"etcd's history broke off: {watch.stderr.read()}")
@@ -507,7 +512,10 @@ class Nodes:
         eventually(lambda: all(n.saw("node_leave", node_id)() for n in self.kits), seconds)
 
     def settle(self) -> None:
-        """Waits until every kit serves, all have the same view, and no hook is still to run."""
+        """Waits until every kit serves, all have the same view, and nothing is still to be done.
+
+        Nothing: no hook is to run, no receipt to be given, no expiry to be written down.
+        """
 
         def calm() -> bool:
             if not all(node.serving for node in self.kits):
@@ -517,9 +525,27 @@ class Nodes:
             owed = any(node.kit.owed() for node in self.kits)
             return not busy and not owed and len({s.revision for s in stats}) == 1
 
+        eventually(lambda: calm() and self._written(), PROMPTLY)
         eventually(calm, PROMPTLY)
         first, *others = [node.kit.cluster for node in self.kits]
         assert all(view == first for view in others)
+
+    def _written(self) -> bool:
+        """Whether etcd has every kit's receipt for its view, and the end of every stay."""
+        receipts: dict[str, int] = {}
+        present: set[str] = set()
+        still_open: set[str] = set()
+        for key, value in self._servers.read(self.keys.root.decode()).items():
+            match self.keys.parse(key):
+                case Parsed("nodes", node_id):
+                    present.add(node_id)
+                case Parsed("history", node_id) if codec.decode_history(value).open is not None:
+                    still_open.add(node_id)
+                case Parsed("applied", node_id):
+                    receipts[node_id] = codec.decode_receipt(value).epoch
+        wanted = {node.kit.node_id: node.kit.partitions()[0].epoch for node in self.kits}
+        given = {node_id: receipts.get(node_id) for node_id in wanted}
+        return present == still_open and given == wanted
 
     def check(self, history: Sequence[Revision], *, reread: Sequence[Node] = ()) -> list[Turn]:
         """Every kit was told of every turn in etcd's history from its own first join on, once.
