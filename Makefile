@@ -57,6 +57,14 @@ test-only: $(VENV)/.installed-dev ## every quick tier of tests
 test-unit test-property test-contract test-typing test-integration: test-%: $(VENV)/.installed-dev
 	$(PYTEST) tests/$*
 
+.PHONY: test-etcd34 test-slow
+test-etcd34: $(VENV)/.installed-dev ## the contract tests over an etcd 3.4, which it gets
+	found="$$(tools/etcd34.sh build/etcd34)"; \
+	TEST_ETCD_34="$$found" $(PYTEST) tests/contract -k etcd34
+
+test-slow: $(VENV)/.installed-dev ## tests that must let time pass: frozen servers, short-lived tokens
+	$(PYTEST) tests/slow
+
 .PHONY: test-docker
 test-docker: $(VENV)/.installed-dev ## kits on etcd in Docker whose members die and are cut off
 	$(BIN)/pytest tests/docker

@@ -36,8 +36,10 @@ class Holdings:
     def __init__(self) -> None:
         self._unproven: dict[str, dict[int, int]] = {}  # node → partition → epoch of the gain
         self._waiting: dict[int, int] = {}  # partition → how many of its holders are unproven
-        # partition → node → its rank: 0 if it once had all, else since which epoch it may have a part.
+        # partition → node → its rank: 0 if it once had all, else since when it may have a part.
         self._keepers: dict[int, dict[str, int]] = {}
+        # Partitions of which nobody alive had anything when they were last given out.
+        self._fresh: set[int] = set()
         # Partitions found in motion, with nobody proven: any of these nodes may have them.
         self._unknown: set[int] = set()
         self._anyone: tuple[str, ...] = ()
@@ -56,6 +58,8 @@ class Holdings:
             if (r := receipts.get(node_id)) is None or r.nonce != nonce or r.epoch < epoch
         }
         self._anyone = tuple(sorted(nonces))
+        # A cluster in which nobody has ever given a receipt is being made in this very moment.
+        young = not any(n in receipts and receipts[n].nonce == nonces[n] for n in nonces)
         for index, row in enumerate(rows):
             for node_id in row:
                 if node_id in behind:
@@ -63,6 +67,8 @@ class Holdings:
                     self._doubt(node_id, index, epoch)
             if row and behind.issuperset(row):
                 self._unknown.add(index)
+                if young:
+                    self._fresh.add(index)
 
     def advance(
         self,
@@ -106,6 +112,8 @@ class Holdings:
                 kept[node_id] = min(rank, kept.get(node_id, rank))
                 if node_id not in row and pairs.pop(index, None) is not None:
                     self._uncount(index)
+            if not kept and index not in self._unknown:
+                self._fresh.add(index)
             # Keepers that are back missed writes, unless nobody who could have taken them is left.
             all_back = all(r == 0 and n in row and n not in before for n, r in kept.items())
             for place, node_id in enumerate(row):
@@ -120,8 +128,7 @@ class Holdings:
             if index in self._waiting or not row:  # without a holder nobody has taken it over
                 self._keepers[index] = kept
             else:
-                self._keepers.pop(index, None)
-                self._unknown.discard(index)
+                self._forget(index)
         return gains
 
     def prove(self, node_id: str, epoch: int) -> list[tuple[int, tuple[str, ...]]]:
@@ -137,9 +144,10 @@ class Holdings:
         for index in [i for i, gained in pairs.items() if gained <= epoch]:
             del pairs[index]
             self._uncount(index)
+            self._fresh.discard(index)
             if index not in self._waiting:
-                rested.append((index, tuple(self._keepers.pop(index, ()))))
-                self._unknown.discard(index)
+                rested.append((index, tuple(self._keepers.get(index, ()))))
+                self._forget(index)
         if not pairs:
             del self._unproven[node_id]
         return rested
@@ -152,15 +160,18 @@ class Holdings:
         old_primary: str | None,
         receipts: Mapping[str, Receipt],
         members: Collection[str],
+        again: bool = False,
     ) -> list[str]:
         """Whom to copy from: those proven to have the data, the old primary first, then by receipt.
 
-        Then come those who may have it, or a part of it: keepers that never proved themselves, and
-        holders of a lower rank than the gaining node. The rank of a node is 0 if it had all of the
-        partition once, else the epoch in which it first became a holder, since the partition was
-        last at rest. So a node that this same change makes a holder is not a source, unless it has
-        kept its copy; and of two holders that wait for data only one is ever named to the other,
-        since each may refuse to be copied from until it is ready.
+        Then come those who may have it, or a part of it: a receipt is for all partitions of a node
+        at once, so that a holder or keeper without one may have it all the same. Only a node that
+        this same change makes a holder cannot, unless it has kept its copy from before.
+
+        Each of two that wait for the same data may so be named to the other. They must not wait for
+        ever: with ``again``, when all have been asked in vain, and where nobody ever had any of the
+        partition, only those of a lower rank are named. The rank of a node is 0 if it had all of
+        it once, else the epoch in which it first became a holder, since the partition was at rest.
         """
         proven: list[str] = []
         doubtful: list[str] = []
@@ -168,6 +179,7 @@ class Holdings:
         unknown = gain.index in self._unknown
         gained = self._unproven.get(gain.node_id, {}).get(gain.index)
         mine = gain.epoch if gained is None else keepers.get(gain.node_id, gained)
+        ranked = again or gain.index in self._fresh
         for node_id in dict.fromkeys((*keepers, *row, *(self._anyone if unknown else ()))):
             if node_id == gain.node_id or node_id not in members:
                 continue
@@ -176,12 +188,12 @@ class Holdings:
                 (proven if keepers.get(node_id) == 0 else doubtful).append(node_id)
                 continue
             since = self._unproven.get(node_id, {}).get(gain.index)
-            theirs = keepers.get(node_id, since)
-            if since is None or theirs is None:
+            if since is None:
                 proven.append(node_id)
-            elif theirs < mine or (
-                theirs == mine and (mine == 0 or unknown) and node_id < gain.node_id
-            ):
+                continue
+            theirs = keepers.get(node_id, since)
+            same = theirs == mine and (mine == 0 or unknown) and node_id < gain.node_id
+            if (theirs < mine or same) if ranked else (theirs == 0 or unknown or since != gained):
                 doubtful.append(node_id)
 
         def order(node_id: str) -> tuple[bool, int]:
@@ -193,6 +205,12 @@ class Holdings:
     def keeps(self, gain: Gain) -> bool:
         """Whether the node that gains the partition has kept its copy from before."""
         return self._keepers.get(gain.index, {}).get(gain.node_id) == 0
+
+    def _forget(self, index: int) -> None:
+        """The partition is at rest."""
+        self._keepers.pop(index, None)
+        self._unknown.discard(index)
+        self._fresh.discard(index)
 
     def _doubt(self, node_id: str, index: int, epoch: int) -> None:
         pairs = self._unproven.setdefault(node_id, {})

@@ -200,6 +200,7 @@ class Ledger:
                 old_primary=entry.old_primary,
                 receipts=state.receipts,
                 members=state.members,
+                again=entry.attempts > 0,
             )
             events.append(
                 PartitionChangeEvent(

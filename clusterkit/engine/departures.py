@@ -22,6 +22,7 @@ from ..core.records import Departure, Registration
 _RANK_SECONDS = 1.0
 _LAST_RANK = 10
 _UNSEEN_SECONDS = 2.0
+_FIRST_RETRY, _LAST_RETRY = 2.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class CloseHistory:
 class _Pending:
     departure: Departure
     due: float
+    retry: float = _FIRST_RETRY
 
 
 class Departures:
@@ -79,7 +81,9 @@ class Departures:
             if past is None or past.open is None or past.open.nonce != nonce:
                 del self._pending[node_id]
             elif pending.due <= now:
-                pending.due = now + _UNSEEN_SECONDS
+                # An etcd that refuses writes must not be asked by all survivors in step.
+                pending.due = now + pending.retry * self._spread(node_id)
+                pending.retry = min(pending.retry * 2, _LAST_RETRY)
                 value = codec.history_with(past.raw, ended=pending.departure)
                 writes.append(CloseHistory(node_id, state.history_revisions[node_id], value))
         return writes
@@ -90,16 +94,19 @@ class Departures:
 
     def _rank(self, left: str, state: State) -> float:
         """How long to leave it to those before this node, in seconds."""
-        seed = seed64(left, 0, "node")
-
-        def score(node_id: str) -> int:
-            return fmix64(seed ^ seed64(node_id, 0, "node"))
-
         if self._node_id not in state.members:
             return _LAST_RANK * _RANK_SECONDS
-        mine = score(self._node_id)
-        before = sum(score(node_id) > mine for node_id in state.members)
+        mine = _score(left, self._node_id)
+        before = sum(_score(left, node_id) > mine for node_id in state.members)
         return min(before, _LAST_RANK) * _RANK_SECONDS
+
+    def _spread(self, left: str) -> float:
+        """From 0.5 to 1.5, another for each survivor."""
+        return 0.5 + _score(left, self._node_id) / 2**64
+
+
+def _score(left: str, survivor: str) -> int:
+    return fmix64(seed64(left, 0, "node") ^ seed64(survivor, 0, "node"))
 
 
 def _unseen(registration: Registration) -> Departure:

@@ -1,10 +1,11 @@
-"""The node's small writes to etcd, on a thread of their own, so that the runner never waits."""
+"""The node's small errands to etcd, on a thread of their own, so that the runner never waits."""
 
 from __future__ import annotations
 
 import logging
 import queue
 import random
+import re
 import threading
 from collections.abc import Callable
 
@@ -18,11 +19,12 @@ from .session import Session
 
 logger = logging.getLogger(__name__)
 
+_FIRST_RETRY = 0.1
 _LAST_RETRY = 5.0
 
 
 class Errands:
-    """Carries out writes one after another. What fails for good is logged, never raised."""
+    """Carries out errands one after another. What fails for good is logged, never raised."""
 
     def __init__(self, store: Store, keys: Keys, node_id: str, call_timeout: float) -> None:
         self._store = store
@@ -31,14 +33,17 @@ class Errands:
         self._timeout = call_timeout
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._closed = threading.Event()
+        # Each is set by one thread: the newest receipt by the runner, what is done with it by this.
         self._newest: WriteReceipt | None = None
+        self._done: WriteReceipt | None = None
+        self._retry = _FIRST_RETRY
         self._thread = threading.Thread(target=self._run, name="clusterkit-errands", daemon=True)
         self._thread.start()
 
     def receipt(self, write: WriteReceipt) -> None:
         """Writes a receipt, however often that takes, unless a newer comes or the lease is lost."""
         self._newest = write
-        self._queue.put(lambda: self._write_receipt(write))
+        self._queue.put(self._write_receipt)
 
     def close_history(self, write: CloseHistory) -> None:
         """Writes the end of a stay once; whoever asks repeats it until it is seen to be done."""
@@ -48,6 +53,10 @@ class Errands:
         """Revokes a lease that is not wanted any more; if that fails it expires by itself."""
         self._queue.put(lambda: self._store.revoke(session.lease_id, timeout=self._timeout))
 
+    def check_server(self) -> None:
+        """Asks the server for its version once, and warns if it may end leases too early."""
+        self._queue.put(self._check_server)
+
     def close(self, timeout: float) -> None:
         """Ends the thread after what it is doing now."""
         self._closed.set()
@@ -55,26 +64,58 @@ class Errands:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        while (errand := self._queue.get()) is not None:
+        failures = 0
+        while True:
+            pause = None if self._newest is self._done else self._retry * random.uniform(0.5, 1.5)
+            errand: Callable[[], None] | None
+            try:
+                errand = self._queue.get(timeout=pause)
+            except queue.Empty:
+                errand = self._write_receipt
+            if errand is None:
+                return
             try:
                 errand()
+                failures = 0
             except StoreError as e:
                 if not self._closed.is_set():
-                    logger.warning("a write to etcd failed: %s", e)
+                    # Once an outage: whoever asked asks again.
+                    level = logging.DEBUG if failures else logging.WARNING
+                    logger.log(level, "an errand to etcd failed: %s", e)
+                failures += 1
             except Exception:
-                logger.exception("a write to etcd failed in a way that is a defect")
+                logger.exception("an errand to etcd failed in a way that is a defect")
 
-    def _write_receipt(self, write: WriteReceipt) -> None:
-        txn = receipt_txn(self._keys, self._node_id, write)
-        retry = 0.1
-        while write is self._newest and not write.session.lost and not self._closed.is_set():
+    def _write_receipt(self) -> None:
+        """Writes the newest receipt; if that fails it is tried again when there is time for it."""
+        write = self._newest
+        if write is None or write is self._done:
+            return
+        if not write.session.lost:
             try:
-                self._store.txn(txn, timeout=self._timeout)
-                return
+                self._store.txn(
+                    receipt_txn(self._keys, self._node_id, write), timeout=self._timeout
+                )
             except StoreError as e:
                 logger.info("writing the receipt failed and will be retried: %s", e)
-            self._closed.wait(retry * random.uniform(0.5, 1.5))
-            retry = min(retry * 2, _LAST_RETRY)
+                self._retry = min(self._retry * 2, _LAST_RETRY)
+                return
+        self._done, self._retry = write, _FIRST_RETRY
+
+    def _check_server(self) -> None:
+        try:
+            version = self._store.server_version(timeout=self._timeout)
+        except StoreError as e:
+            logger.debug("etcd did not tell its version: %s", e)
+            return
+        if ends_leases_early(version):
+            logger.warning(
+                "etcd %s can end a lease that is being kept alive, after a change of its leader: "
+                "then this node is fenced and joins again, and another may take over up to a TTL "
+                "too early; upgrade etcd to 3.4.31, 3.5.13 or newer",
+                version,
+                extra={"ck_etcd_version": version},
+            )
 
     def _write_history(self, write: CloseHistory) -> None:
         self._store.txn(history_txn(self._keys, write), timeout=self._timeout)
@@ -92,3 +133,20 @@ def history_txn(keys: Keys, write: CloseHistory) -> Txn:
     """Writes a history, if it is still the one that the write was made from."""
     key = keys.history(write.node_id)
     return Txn((Compare(key, "mod", "==", write.revision),), (Put(key, write.value),))
+
+
+# The first releases in which a leader that was stalled, and is no longer the leader, cannot revoke
+# leases any more; by etcd's changelog.
+_REPAIRED = ((3, 4, 31), (3, 5, 13))
+
+
+def ends_leases_early(version: str) -> bool:
+    """Whether a server of this version may end a lease early; False if it cannot be told."""
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    if found is None:
+        return False
+    major, minor, patch = (int(part) for part in found.groups())
+    return (
+        any((major, minor) == repaired[:2] and patch < repaired[2] for repaired in _REPAIRED)
+        or (major, minor) < _REPAIRED[0][:2]
+    )

@@ -98,8 +98,10 @@ class Joiner:
             KitStateError: ``cancelled`` was set.
         """
         waited_for_survivors = 0.0
+        failed_before = False
         while not cancelled.is_set():
             state = self._read()
+            self._check_readable(state)
             self._check_config(state)
             self._check_displaced(state, after)
             here = state.members.get(self._profile.node_id)
@@ -113,9 +115,15 @@ class Joiner:
                 waited_for_survivors += _POLL_SECONDS
                 cancelled.wait(_POLL_SECONDS)
                 continue
-            session = self._register(state, nonce)
-            if session is not None:
-                return session
+            made = self._register(state, nonce)
+            if isinstance(made, Session):
+                return made
+            if made is not None:
+                # Once may be chance: the lease ended before it was used.
+                if failed_before:
+                    raise made
+                failed_before = True
+                cancelled.wait(_POLL_SECONDS)
         raise KitStateError(
             f"joining as {self._profile.node_id!r} was given up: the kit is stopping",
             state=KitState.STOPPED,
@@ -159,14 +167,18 @@ class Joiner:
         result = self._store.range(self._keys.root, timeout=self._timeout)
         return membership.read(self._keys, result.kvs, result.revision, result.cluster_id)
 
+    def _check_readable(self, state: State) -> None:
+        """What cannot be understood can neither be joined with nor be replaced."""
+        for key in (self._keys.config, self._keys.node(self._profile.node_id)):
+            if (damage := state.ignored.get(key)) is not None:
+                raise ClusterKitError(
+                    f"the key {key.decode()!r} in etcd cannot be understood: {damage}. It was "
+                    "damaged, or made by a newer release; upgrade this node, or restore the key "
+                    "(a node's own may be deleted)"
+                )
+
     def _check_config(self, state: State) -> None:
         ours, stored = self._profile.config, state.config
-        if (damage := state.ignored.get(self._keys.config)) is not None:
-            raise ClusterKitError(
-                f"the cluster's config in etcd, {self._keys.config.decode()!r}, cannot be "
-                f"understood: {damage}. It was damaged, or made by a newer release; upgrade this "
-                "node, or restore the key"
-            )
         if stored is None:
             return
         for option, mine, theirs in (
@@ -238,7 +250,8 @@ class Joiner:
             case "takeover":
                 return True
 
-    def _register(self, state: State, nonce: str) -> Session | None:
+    def _register(self, state: State, nonce: str) -> Session | StoreError | None:
+        """The session; or why the transaction failed, None if only because the state changed."""
         p = self._profile
         here = state.members.get(p.node_id)
         granted_at = self._clock.monotonic()
@@ -290,16 +303,18 @@ class Joiner:
                 for prefix in (self._keys.nodes, self._keys.histories)
             ]
         txn = Txn(tuple(compares), tuple(puts))
+        failure: StoreError | None = None
         try:
             joined = self._store.txn(txn, timeout=self._timeout).succeeded
-        except StoreError:
+        except StoreError as e:
+            failure = e
             # Perhaps applied. If so the nonce is in etcd, on this lease.
             here = self._read().members.get(p.node_id)
             joined = here is not None and here.nonce == nonce
         if joined:
             return session
         self._store.revoke(lease.id, timeout=self._timeout)
-        return None
+        return failure
 
     def _unchanged_node(self, state: State) -> Compare:
         stored = state.stored.get(self._profile.node_id)

@@ -59,7 +59,7 @@ from .snapshot import Snapshot, view_of
 
 _FIRST_RETRY = 1.0
 _LAST_RETRY = 60.0
-_REGISTER_RETRY = 0.5
+_FIRST_REGISTER, _LAST_REGISTER = 0.5, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class WriteReceipt:
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """Join again after ``delay`` seconds; ``after`` is the nonce of the stay before."""
+    """Join again after about ``delay`` seconds; ``after`` is the nonce of the stay before."""
 
     after: str
     delay: float
@@ -124,7 +124,7 @@ Effect: TypeAlias = (
     | HookSlow
 )
 
-_INFO, _WARNING, _ERROR = 20, 30, 40
+_DEBUG, _INFO, _WARNING, _ERROR = 10, 20, 30, 40
 _KINDS: dict[type[Event], HookKind] = {
     NodeJoinEvent: "node_join",
     NodeRejoinEvent: "node_rejoin",
@@ -169,6 +169,7 @@ class Machine:
         self._settle_at: float | None = None
         self._retry_at: float | None = None
         self._retry_after = _FIRST_RETRY
+        self._register_after = _FIRST_REGISTER
         self._health: ClusterHealth | None = None
         self._health_at: float | None = None
         self._health_changes = 0
@@ -205,6 +206,7 @@ class Machine:
             return self._done(at)  # whoever stops the node ends this stay as well
         self._session = session
         self._doubted = False
+        self._register_after = _FIRST_REGISTER
         # The view may be further still: what ended the stay came before there was a session.
         past = self._state.history.get(self._me)
         if past is not None and (end := past.end_of(session.nonce)) is not None:
@@ -226,8 +228,14 @@ class Machine:
             self._kit_state = KitState.REMOVED
             self._note(_ERROR, "this node stays out of the cluster: %s", error)
         else:
-            self._note(_WARNING, "joining again failed and will be retried: %s", error)
-            self._out.append(Register(after, _REGISTER_RETRY))
+            first = self._register_after == _FIRST_REGISTER
+            self._note(
+                _WARNING if first else _DEBUG,  # once an outage
+                "joining again failed and will be retried: %s",
+                error,
+            )
+            self._out.append(Register(after, self._register_after))
+            self._register_after = min(self._register_after * 2, _LAST_REGISTER)
         return self._done(at)
 
     def changed(self, batch: WatchBatch, at: Instant) -> list[Effect]:

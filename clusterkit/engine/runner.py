@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import queue
+import random
 import secrets
 import threading
 import weakref
@@ -194,6 +195,8 @@ class Runner:
         except BaseException:
             self.request_stop(0.0)
             self.ended.result()
+            if self.failure is not None:
+                raise self._stopped() from self.failure
             raise
 
     def request_stop(self, timeout: float) -> None:
@@ -239,6 +242,7 @@ class Runner:
         self._keep_alive = KeepAlive(self._store, self._clock, self._queue.put)
         self._joiner = Joiner(self._store, self._keys, self._clock, profile, self._connect_timeout)
         self._join(None)
+        self._errands.check_server()
 
     def _refuse_if_cancelled(self) -> None:
         if self._cancelled.is_set():
@@ -256,7 +260,8 @@ class Runner:
         self._queue.put(_Registered(session))
 
     def _rejoin(self, effect: m.Register) -> None:
-        if self._cancelled.wait(effect.delay):
+        # Jitter: the nodes that an outage has fenced must not come back as one.
+        if self._cancelled.wait(effect.delay * random.uniform(0.5, 1.0)):
             return
         try:
             with self._joining:
@@ -270,24 +275,30 @@ class Runner:
 
     def _leave(self, timeout: float) -> None:
         deadline = self._clock.monotonic() + timeout
-        self._await_roles(timeout)
-        # A join that is under way ends first, and is left.
-        with self._joining, self._lock:
-            session, self._session = self._session, None
         try:
-            if session is not None and not session.lost and self._joiner is not None:
-                self._joiner.leave(session, self._held)
+            self._await_roles(timeout)
+            # A join that is under way ends first, and is left.
+            with self._joining, self._lock:
+                session, self._session = self._session, None
+            self._end_stay(session)
+            # The lease is gone or left to itself: only now is there nothing more to keep alive.
+            for helper in (self._keep_alive, self._watcher, self._errands):
+                if helper is not None:
+                    helper.close(_JOIN_SECONDS)
+            self._executors.close(max(0.0, deadline - self._clock.monotonic()))
+            self._store.close()
+        finally:
+            self._queue.put(_Finished())
+
+    def _end_stay(self, session: Session | None) -> None:
+        if session is None or session.lost or self._joiner is None:
+            return
+        try:
+            self._joiner.leave(session, self._held)
         except StoreError as e:
             logger.warning("leaving failed, so the lease will have to expire: %s", e)
         except Exception:
             logger.exception("leaving failed in a way that is a defect")
-        # The lease is gone or left to itself: only now is there nothing more to keep alive.
-        for helper in (self._keep_alive, self._watcher, self._errands):
-            if helper is not None:
-                helper.close(_JOIN_SECONDS)
-        self._executors.close(max(0.0, deadline - self._clock.monotonic()))
-        self._store.close()
-        self._queue.put(_Finished())
 
     def _await_roles(self, timeout: float) -> None:
         """Work that follows ownership ends before another node may take it up."""
@@ -305,19 +316,25 @@ class Runner:
             try:
                 if isinstance(message, _Stop):
                     self._stop(message)
+                elif isinstance(message, _Await):
+                    self._waiting.append(message)
                 elif self.failure is None:
                     for effect in self._tell(message):
                         self._carry_out(effect)
+                if self.failure is None:
                     self._check_waiting()
             except Exception as e:
-                # A node that cannot follow the cluster must not go on serving a view of the past.
-                logger.critical("the node failed by a defect of ClusterKit, and leaves", exc_info=e)
-                self.failure = e
-                with self._lock:
-                    if self._session is not None:
-                        self._session.lose()
+                self._break_down(e)
                 self.request_stop(0.0)
         self._finish()
+
+    def _break_down(self, defect: Exception) -> None:
+        # A node that cannot follow the cluster must not go on serving a view of the past.
+        logger.critical("the node failed by a defect of ClusterKit, and leaves", exc_info=defect)
+        self.failure = defect
+        with self._lock:
+            if self._session is not None:
+                self._session.lose()
 
     def _next(self) -> _Message | None:
         wake_at = None if self.failure is not None else self._machine.wake_at()
@@ -356,8 +373,6 @@ class Runner:
             case _RegisterFailed(after, error):
                 displaced = isinstance(error, DisplacedError | NodeIdConflictError)
                 return self._machine.register_failed(after, error, displaced, at)
-            case _Await():
-                self._waiting.append(message)
         return []
 
     def _carry_out(self, effect: m.Effect) -> None:
@@ -414,8 +429,11 @@ class Runner:
             self._held = tuple(sorted((*owned, *replica)))
         if self.failure is None:
             at = m.Instant(self._clock.monotonic(), self._clock.now())
-            for effect in self._machine.stopping(at):
-                self._carry_out(effect)
+            try:
+                for effect in self._machine.stopping(at):
+                    self._carry_out(effect)
+            except Exception as e:
+                self._break_down(e)
         threading.Thread(
             target=self._leave, args=(message.timeout,), name="clusterkit-stop", daemon=True
         ).start()
@@ -448,11 +466,13 @@ class Runner:
                 self._fail(message)
 
     def _fail(self, waiting: _Await) -> None:
-        why = f": {self.failure}" if self.failure is not None else ""
-        error = KitStateError(f"the kit has stopped{why}", state=KitState.STOPPED)
         # It may have been cancelled, or failed by another thread, in between.
         with contextlib.suppress(InvalidStateError):
-            waiting.future.set_exception(error)
+            waiting.future.set_exception(self._stopped())
+
+    def _stopped(self) -> KitStateError:
+        why = f": {self.failure}" if self.failure is not None else ""
+        return KitStateError(f"the kit has stopped{why}", state=KitState.STOPPED)
 
 
 def _set(future: Future[None]) -> None:

@@ -3,8 +3,8 @@
 The deadline of a lease is the moment at which the newest answered keep-alive was *sent*, plus the
 TTL that it granted, less a safety margin: etcd counts from later than that, so the deadline passes
 here before the lease can end there. Times are the clock's ``monotonic()``, which goes on while the
-machine sleeps. A session is written by the keep-alive thread and read by any: it has one number
-that changes, and an assignment is atomic.
+machine sleeps. The keep-alive thread alone moves the deadline, any thread may lose the session, and
+nothing makes a loss undone: each is one assignment, and needs no lock.
 
 ::
 
@@ -29,13 +29,16 @@ from ..ports import Clock, Store
 
 logger = logging.getLogger(__name__)
 
-LOST = float("-inf")
-
 
 class Session:
-    """One registration and the lease that it hangs on."""
+    """One registration and the lease that it hangs on.
 
-    __slots__ = ("deadline", "lease_id", "margin", "nonce", "ttl_seconds")
+    Attributes:
+        deadline: Until when the lease is certainly alive, unless it is lost.
+        lost: Whether the lease is known to be gone, or not to be ours any more.
+    """
+
+    __slots__ = ("deadline", "lease_id", "lost", "margin", "nonce", "ttl_seconds")
 
     def __init__(
         self, nonce: str, lease_id: int, ttl_seconds: int, margin: float, granted_at: float
@@ -45,28 +48,28 @@ class Session:
         self.ttl_seconds = ttl_seconds
         self.margin = margin
         self.deadline = granted_at + ttl_seconds - margin
+        self.lost = False
 
     @property
-    def lost(self) -> bool:
-        """Whether the lease is known to be gone."""
-        return self.deadline == LOST
+    def renewed_at(self) -> float:
+        """When the newest answered renewal was sent, or else the grant."""
+        return self.deadline + self.margin - self.ttl_seconds
 
     def proven(self, now: float) -> bool:
         """Whether the lease is certainly alive."""
-        return now < self.deadline
+        return not self.lost and now < self.deadline
 
     def remaining(self, now: float) -> float:
         """Seconds for which the lease is certainly alive, never negative."""
-        return max(0.0, self.deadline - now)
+        return 0.0 if self.lost else max(0.0, self.deadline - now)
 
     def renewed(self, sent_at: float, ttl_seconds: int) -> None:
         """A keep-alive sent at ``sent_at`` was answered with a TTL."""
-        if not self.lost:
-            self.deadline = sent_at + ttl_seconds - self.margin
+        self.deadline = sent_at + ttl_seconds - self.margin
 
     def lose(self) -> None:
         """The lease is gone."""
-        self.deadline = LOST
+        self.lost = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,8 @@ class KeepAlive:
         interval = session.ttl_seconds / 3
         doubted = False
         retry = _FIRST_RETRY
-        due = interval
+        # A join can take long: its own time counts.
+        due = session.renewed_at + interval - self._clock.monotonic()
         while self._pause(session, due):
             sent_at = self._clock.monotonic()
             left = session.remaining(sent_at)
@@ -161,17 +165,16 @@ class KeepAlive:
                 # reported when it begins and not when the attempt ends.
                 timeout = min(interval, left) if left else interval
                 ttl = self._store.keep_alive(session.lease_id, timeout=max(0.05, timeout))
-            except StoreError as e:
-                if not doubted and not session.proven(self._clock.monotonic()):
+            except Exception as e:
+                # This thread must survive whatever a store does: without it the node is fenced.
+                if not isinstance(e, StoreError):
+                    logger.exception("renewing the lease failed in a way that is a defect")
+                left = session.remaining(self._clock.monotonic())
+                if not doubted and not left:
                     doubted = True
                     self._report(LeaseDoubted(session, str(e)))
-                due = min(retry * random.uniform(0.5, 1.5), session.remaining(sent_at) or retry)
+                due = min(retry * random.uniform(0.5, 1.5), left or retry)
                 retry = min(retry * 2, _LAST_RETRY, interval)
-                continue
-            except Exception:
-                # This thread must survive whatever a store does: without it the node is fenced.
-                logger.exception("renewing the lease failed in a way that is a defect")
-                due = interval
                 continue
             if ttl <= 0:
                 session.lose()

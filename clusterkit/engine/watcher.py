@@ -85,12 +85,16 @@ class Watcher:
     def _run(self) -> None:
         retry = _FIRST_RETRY
         failures = 0
+        doubt: str | None = None  # why the prefix has to be read again before anything else
         while not self._closed.is_set():
             before, opened = self._revision, time.monotonic()
             try:
-                self._follow()
+                if doubt is not None:
+                    self._reread(doubt)
+                    doubt = None
+                doubt = self._follow()
             except CompactedError as e:
-                self._reread(f"revision {self._revision + 1} is compacted: {e}")
+                doubt = f"revision {self._revision + 1} is compacted: {e}"
             except StoreError as e:
                 if self._closed.is_set():
                     return
@@ -105,39 +109,35 @@ class Watcher:
                 self._report(WatchBroke(e))
             except Exception:
                 logger.exception("the watch failed in a way that is a defect; reading again")
-                self._reread("the watch failed")
+                doubt = "the watch failed"
             if self._revision != before or time.monotonic() - opened > _SOUND_SECONDS:
                 retry, failures = _FIRST_RETRY, 0
             # Jitter: a thousand nodes that lost the same server must not come back as one.
             self._closed.wait(retry * random.uniform(0.5, 1.5))
             retry = min(retry * 2, _LAST_RETRY)
 
-    def _follow(self) -> None:
+    def _follow(self) -> str | None:
+        """Delivers revisions until the stream ends; why what follows cannot be trusted, or None."""
         watch = self._store.watch(self._prefix, self._revision + 1)
         with self._lock:
             if self._closed.is_set():
                 watch.close()
-                return
+                return None
             self._watch = watch
         try:
             for batch in watch:
                 if batch.cluster_id != self._cluster_id:
-                    watch.close()
-                    self._reread("another etcd cluster answers")
-                    return
+                    return "another etcd cluster answers"
                 if batch.events and batch.revision > self._revision:
                     self._report(Changed(batch))
                     self._revision = batch.revision
         finally:
             watch.close()
+        return None
 
     def _reread(self, reason: str) -> None:
         logger.warning("reading the whole prefix again: %s", reason)
-        try:
-            result = self._store.range(self._prefix, timeout=self._read_timeout)
-        except StoreError as e:
-            self._report(WatchBroke(e))
-            return
+        result = self._store.range(self._prefix, timeout=self._read_timeout)
         self._revision = result.revision
         self._cluster_id = result.cluster_id
         self._report(Reread(result, reason))

@@ -7,7 +7,9 @@
       └► watch ──┘
     translate: gRPC errors → verdicts, and the errors of clusterkit.errors
     convert: the words of clusterkit.ports ⇄ messages
-    endpoints: addresses and TLS files
+    access: what a request needs of the role of etcd's user
+    certificates: the TLS files as they are now
+    endpoints: addresses, names of TLS files, options of connections
 
 No gRPC or etcd3 name leaves this package.
 """

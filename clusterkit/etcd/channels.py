@@ -10,6 +10,9 @@ fails, the next one is tried, each at most once a call.
 * Writes go on only after a failure that says that the request was not carried out. So that as
   much as possible is found out before a write is sent, an endpoint that has not just served is
   first asked for its status.
+
+When the TLS files change, an endpoint gets a new connection at its next call. The old one is closed
+once nothing runs on it any more; a watch stays on it until it breaks, and is opened on the new one.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import copy
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -29,6 +32,8 @@ from clusterkit.errors import StoreError
 from . import _stubs
 from ._etcd3 import Etcd3Client, Etcd3Exception
 from ._pb import rpc_pb2 as pb
+from .access import Access
+from .certificates import Certificates, Material
 from .endpoints import TLSFiles, channel_options, parse_endpoints
 from .translate import Failure, Kind, classify, to_error
 
@@ -76,24 +81,29 @@ class Call:
 class Connection:
     """One endpoint: etcd3's client with its channel, and our stubs on the same channel."""
 
-    def __init__(self, host: str, port: int, tls: TLSFiles | None, connect_timeout: float) -> None:
+    def __init__(
+        self, host: str, port: int, options: list[tuple[str, int | str]], tls: Material | None
+    ) -> None:
         self.name = f"{host}:{port}"
+        self.tls = tls
+        # The calls and streams that run on it; Channels counts them.
+        self.users = 0
         # Whether the last call was served: then a write may be sent without a question first.
         self.proven = False
         # Whether the last call was not.
         self.failed = False
-        options = channel_options(tls, connect_timeout)
         if tls is None:
             self.client = Etcd3Client(host, port, grpc_options=options)
         else:
-            # etcd3 takes TLS only with a file of authorities; ours may be the system's.
-            files = tls
+            # etcd3 takes TLS only with files, one of authorities among them; ours may be the
+            # system's, and have been read already.
+            credentials = tls.credentials()
             secure = type(
                 "SecureEtcd3Client",
                 (Etcd3Client,),
-                {"_get_secure_creds": lambda *_: files.credentials()},
+                {"_get_secure_creds": lambda *_: credentials},
             )
-            self.client = secure(host, port, ca_cert=files.ca or "", grpc_options=options)
+            self.client = secure(host, port, ca_cert="given", grpc_options=options)
         self.auth = _stubs.AuthStub(self.client.channel)
         self.keep_alive_once = _stubs.KeepAliveOnceStub(self.client.channel)
         self.watch = _stubs.WatchStub(self.client.channel)
@@ -141,11 +151,14 @@ class Channels:
         connect_timeout: float,
     ) -> None:
         self._addresses = parse_endpoints(endpoints)
-        self._tls = tls
+        self._certificates = None if tls is None else Certificates(tls)
+        self._options = channel_options(tls, connect_timeout)
         self._user = None if username is None else (username, password or "")
         self.connect_timeout = connect_timeout
         self._lock = threading.Lock()
         self._connections: list[Connection | None] = [None] * len(self._addresses)
+        # Made with TLS files that have been replaced, and still in use perhaps.
+        self._retired: list[Connection] = []
         self._current = 0
         self._closed = False
         self._token_lock = threading.Lock()
@@ -164,15 +177,44 @@ class Channels:
         count = len(self._addresses)
         return [(self._current + step) % count for step in range(count)]
 
-    def connection(self, number: int) -> Connection:
+    @contextlib.contextmanager
+    def using(self, number: int) -> Iterator[Connection]:
+        """The connection to an endpoint, for the time of one call."""
+        connection = self.acquire(number)
+        try:
+            yield connection
+        finally:
+            self.release(connection)
+
+    def acquire(self, number: int) -> Connection:
+        """The connection to an endpoint, made with the present TLS files, until ``release``."""
         with self._lock:
             self.check_open("no connection to etcd")
+            tls = None if self._certificates is None else self._certificates.current()
             found = self._connections[number]
+            if found is not None and found.tls is not tls:
+                self._retired.append(found)
+                found = None
             if found is None:
                 host, port = self._addresses[number]
-                found = Connection(host, port, self._tls, self.connect_timeout)
+                found = Connection(host, port, self._options, tls)
                 self._connections[number] = found
-            return found
+            found.users += 1
+            unused = [c for c in self._retired if not c.users]
+            self._retired = [c for c in self._retired if c.users]
+        for connection in unused:
+            connection.close()
+        return found
+
+    def retain(self, connection: Connection) -> None:
+        """One more use of a connection that is in use."""
+        with self._lock:
+            connection.users += 1
+
+    def release(self, connection: Connection) -> None:
+        """The call on it is over. May come from a thread of gRPC's, so it does nothing else."""
+        with self._lock:
+            connection.users -= 1
 
     def note_served(self, number: int) -> None:
         self._current = number
@@ -238,6 +280,7 @@ class Channels:
         *,
         timeout: float,
         reads_only: bool,
+        access: Access | None = None,
     ) -> T:
         """Carries out one unary call, on one endpoint after the other until one serves it.
 
@@ -246,6 +289,7 @@ class Channels:
             send: Sends the request.
             timeout: Seconds for all tries together.
             reads_only: Whether it may be sent again whatever became of it.
+            access: What it needs of the user's role, for the text of errors.
 
         Raises:
             StoreError: Or one of its kinds.
@@ -274,7 +318,9 @@ class Channels:
             else:
                 self.note_served(number)
                 return answer
-        raise to_error(operation, failures, reads_only=reads_only, within=timeout) from cause
+        raise to_error(
+            operation, failures, reads_only=reads_only, within=timeout, access=access
+        ) from cause
 
     def _understand(self, error: Exception, number: int, operation: str) -> Failure:
         if isinstance(error, TryFailedError):
@@ -285,13 +331,25 @@ class Channels:
             raise StoreError(f"{operation} was ended: this etcd store has been closed") from error
         if status is None:
             raise error
-        return failure_of(status, self.connection(number).name)
+        host, port = self._addresses[number]
+        return failure_of(status, f"{host}:{port}")
 
     def _try(
         self, number: int, send: Callable[[Call], T], share: float, left: float, *, reads_only: bool
     ) -> T:
         """One endpoint, and once more there if only the token was out of date."""
-        connection = self.connection(number)
+        with self.using(number) as connection:
+            return self._try_on(connection, send, share, left, reads_only=reads_only)
+
+    def _try_on(
+        self,
+        connection: Connection,
+        send: Callable[[Call], T],
+        share: float,
+        left: float,
+        *,
+        reads_only: bool,
+    ) -> T:
         begin = time.monotonic()
         budget = share if reads_only else left
         if connection.failed:
@@ -327,6 +385,6 @@ class Channels:
         """Lets go of all connections, which ends their calls; idempotent."""
         with self._lock:
             self._closed = True
-            connections = [c for c in self._connections if c is not None]
+            connections = [c for c in (*self._connections, *self._retired) if c is not None]
         for connection in connections:
             connection.close()

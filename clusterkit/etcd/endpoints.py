@@ -1,23 +1,20 @@
-"""Where etcd is: addresses, TLS files, the options of a connection. No I/O but reading files."""
+"""Where etcd is: addresses, the names of TLS files, the options of a connection. No I/O."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
-import grpc
-
-from clusterkit.errors import OptionError, StoreError
+from clusterkit.errors import OptionError
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
 class TLSFiles:
-    """The files of a TLS connection; read when a connection is made, so they may be replaced.
+    """The files of a TLS connection. They may be replaced at any time: see ``certificates``.
 
     Attributes:
         ca: The certificates that the server's must descend from; None for the system's.
@@ -43,27 +40,6 @@ class TLSFiles:
                 option="tls",
                 value=self,
             )
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Reads the files.
-
-        Raises:
-            StoreError: A file cannot be read.
-        """
-
-        def read(path: StrPath | None) -> bytes | None:
-            if path is None:
-                return None
-            try:
-                return Path(path).read_bytes()
-            except OSError as e:
-                raise StoreError(
-                    f"the TLS file {os.fspath(path)} cannot be read ({e.strerror}): "
-                    "check the path and its permissions",
-                    retryable=True,
-                ) from e
-
-        return grpc.ssl_channel_credentials(read(self.ca), read(self.key), read(self.cert))
 
 
 def parse_endpoint(text: str) -> tuple[str, int]:

@@ -11,6 +11,7 @@ from clusterkit.errors import OptionError
 from clusterkit.ports import LeaseGrant, RangeResult, Txn, TxnResult
 
 from ._pb import rpc_pb2 as pb
+from .access import Access, access_of
 from .channels import Call, Channels, failure_of, rpc_error
 from .convert import (
     BuiltCompare,
@@ -86,7 +87,11 @@ class EtcdStore:
             return answer
 
         answer = self._channels.call(
-            f"the read of prefix {_shown(prefix)}", send, timeout=timeout, reads_only=True
+            f"the read of prefix {_shown(prefix)}",
+            send,
+            timeout=timeout,
+            reads_only=True,
+            access=Access("read", prefix),
         )
         return range_result(answer)
 
@@ -102,7 +107,11 @@ class EtcdStore:
             return answer
 
         answer = self._channels.call(
-            "a transaction", send, timeout=timeout, reads_only=not writes(txn)
+            "a transaction",
+            send,
+            timeout=timeout,
+            reads_only=not writes(txn),
+            access=access_of(txn),
         )
         return txn_result(answer)
 

@@ -17,6 +17,7 @@ from clusterkit.errors import CompactedError, StoreError
 from clusterkit.ports import WatchBatch
 
 from ._pb import rpc_pb2 as pb
+from .access import Access
 from .channels import (
     SETTLE_SECONDS,
     Channels,
@@ -61,6 +62,7 @@ class EtcdWatch:
 
     def __init__(self, channels: Channels, prefix: bytes, start_revision: int) -> None:
         self._channels = channels
+        self._access = Access("read", prefix)
         self._name = (
             f"the watch of {prefix.decode(errors='backslashreplace') or '(all keys)'} "
             f"from revision {start_revision}"
@@ -124,7 +126,11 @@ class EtcdWatch:
 
     def _error(self, failures: list[Failure]) -> StoreError:
         return to_error(
-            self._name, failures, reads_only=True, within=self._channels.connect_timeout
+            self._name,
+            failures,
+            reads_only=True,
+            within=self._channels.connect_timeout,
+            access=self._access,
         )
 
     def _open(self) -> None:
@@ -149,13 +155,16 @@ class EtcdWatch:
 
     def _open_at(self, number: int) -> None:
         """Opens the stream on one endpoint; with a new token if the first is refused."""
-        connection = self._channels.connection(number)
+        with self._channels.using(number) as connection:
+            self._open_on(connection, number)
+
+    def _open_on(self, connection: Connection, number: int) -> None:
         limit = self._channels.connect_timeout
         if connection.failed:
             connection.settle(min(SETTLE_SECONDS, limit / 2))
         for may_renew in (self._channels.has_user, False):
             metadata = self._channels.metadata(connection, limit)
-            stream = _Stream(connection, number, self._request, metadata)
+            stream = _Stream(self._channels, connection, number, self._request, metadata)
             with self._lock:
                 self._stream = stream
             # close() may have come before there was a stream to cancel.
@@ -166,7 +175,7 @@ class EtcdWatch:
             except TryFailedError as e:
                 stream.cancel()
                 # etcd 3.5.1 calls a token that it does not know "permission denied" here.
-                if not may_renew or e.failure.kind not in (Kind.TOKEN, Kind.AUTH):
+                if not may_renew or e.failure.kind not in (Kind.TOKEN, Kind.DENIED):
                     raise
                 self._channels.forget_token(metadata)
             else:
@@ -178,15 +187,27 @@ class _Stream:
     """One call of Watch with one watch on it. ``cancel`` may come from any thread."""
 
     def __init__(
-        self, connection: Connection, number: int, request: pb.WatchRequest, metadata: Metadata
+        self,
+        channels: Channels,
+        connection: Connection,
+        number: int,
+        request: pb.WatchRequest,
+        metadata: Metadata,
     ) -> None:
         self.number = number
         self._endpoint = connection.name
         self._over = threading.Event()
         self._gave_up = False
         self._call: Any = connection.watch.Watch(self._requests(request), metadata=metadata)
-        if not self._call.add_callback(self._over.set):
+        # However the call ends, its connection is then free to be closed.
+        channels.retain(connection)
+
+        def over() -> None:
             self._over.set()
+            channels.release(connection)
+
+        if not self._call.add_callback(over):
+            over()
 
     def _requests(self, request: pb.WatchRequest) -> Iterator[pb.WatchRequest]:
         """Our side of the stream: one request, and then open until the call is over.

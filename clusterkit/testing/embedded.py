@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,7 +16,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -58,8 +59,9 @@ def find_etcd() -> Path:
 class EmbeddedEtcd:
     """Runs one etcd on 127.0.0.1, as a context manager or by ``start`` and ``stop``.
 
-    It can be started again after ``stop`` or ``kill``, with the same data and on the same port. It
-    does not wait for the disk, so its data survive any end of the process but not of the machine.
+    It can be started again after ``stop`` or ``kill``, with the same data and on the same port.
+    From etcd 3.5 on it does not wait for the disk: its data survive any end of the process, but not
+    of the machine.
     On POSIX systems it ends with the process that started it, however that ends.
 
     Args:
@@ -198,7 +200,7 @@ class EmbeddedEtcd:
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
             f"--listen-metrics-urls=http://127.0.0.1:{health}",
-            "--unsafe-no-fsync",
+            *(["--unsafe-no-fsync"] if _can_skip_fsync(binary) else []),
             "--logger=zap",
             *self._args,
         ]
@@ -234,6 +236,24 @@ class EmbeddedEtcd:
         raise ClusterKitError(
             f"etcd was not healthy within {_START_SECONDS:g} s; {_tail(log, log_start)}"
         )
+
+
+def etcd_version(binary: Path) -> str:
+    """The version of an etcd binary, such as ``3.5.1``; empty if it does not tell."""
+    try:
+        told = subprocess.run(
+            [binary, "--version"], capture_output=True, text=True, timeout=_START_SECONDS
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.search(r"^etcd Version: (\S+)", told, re.MULTILINE)
+    return found[1] if found is not None else ""
+
+
+@cache
+def _can_skip_fsync(binary: Path) -> bool:
+    # 3.4 would refuse to start with an argument that it does not know.
+    return not etcd_version(binary).startswith("3.4.")
 
 
 def free_port() -> int:

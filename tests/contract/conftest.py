@@ -1,28 +1,77 @@
-"""The two stores that the contract suite holds to one wording.
+"""The stores that the contract suite holds to one wording: in memory, etcd 3.5, etcd 3.4.
 
 Each test gets a ``Bench``: a store, a prefix of its own, and what a test needs beyond the ``Store``
-protocol. One etcd server serves all tests of a worker process.
+protocol. One etcd server of each release serves all tests of a worker process.
+
+An etcd 3.4 is no Python package. It is the one that ``TEST_ETCD_34`` names, or the one
+on PATH if it is a 3.4; ``make test-etcd34`` gets one. Without any, its tests are not collected, and
+the head of pytest's report says so; in CI that is an error.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 import queue
+import shutil
 import threading
 import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 
 from clusterkit.errors import StoreError
 from clusterkit.etcd.store import EtcdStore
 from clusterkit.ports import Delete, Op, Store, Txn, Watch, WatchBatch
+from clusterkit.testing import EmbeddedEtcd
 from clusterkit.testing.clock import VirtualClock
+from clusterkit.testing.embedded import etcd_version
 from clusterkit.testing.memory import MemoryServer, MemoryStore
+
+VARIABLE = "TEST_ETCD_34"
+
+
+def find_etcd_34() -> Path | None:
+    """The etcd 3.4 to test with.
+
+    Raises:
+        UsageError: The variable names something else.
+    """
+    if named := os.environ.get(VARIABLE):
+        if etcd_version(Path(named)).startswith("3.4."):
+            return Path(named)
+        raise pytest.UsageError(f"{VARIABLE}={named} is not an etcd 3.4 that runs")
+    on_path = shutil.which("etcd")
+    if on_path is not None and etcd_version(Path(on_path)).startswith("3.4."):
+        return Path(on_path)
+    return None
+
+
+ETCD_34 = find_etcd_34()
+KINDS = ["memory", "etcd"] if ETCD_34 is None else ["memory", "etcd", "etcd34"]
+
+
+def pytest_configure() -> None:
+    if ETCD_34 is None and os.environ.get("CI") == "true":
+        raise pytest.UsageError(
+            f"CI is set, and there is no etcd 3.4 for the contract tests: install Debian's "
+            f"etcd-server, or name a binary by {VARIABLE}; `make test-etcd34` gets one"
+        )
+
+
+def pytest_report_header() -> str:
+    if ETCD_34 is None:
+        return (
+            f"contract tests: not over etcd 3.4, there is none on PATH or in {VARIABLE} "
+            "(`make test-etcd34` gets one)"
+        )
+    return f"contract tests: also over etcd {etcd_version(ETCD_34)} at {ETCD_34}"
+
 
 TIMEOUT = 10.0
 """For calls that must succeed, and for what a watch must deliver; a busy machine is no failure."""
@@ -75,7 +124,7 @@ class Tail:
 
 
 class Bench:
-    """A store under test; ``kind`` is ``memory`` or ``etcd``."""
+    """A store under test; ``kind`` is ``memory``, ``etcd`` or ``etcd34``."""
 
     def __init__(
         self,
@@ -148,19 +197,41 @@ def memory_bench() -> Iterator[Bench]:
         yield bench
 
 
-@pytest.fixture
-def etcd_bench(etcd_endpoint: str) -> Iterator[Bench]:
-    bench = Bench(
-        "etcd",
-        lambda: EtcdStore(endpoints=[etcd_endpoint]),
-        lambda revision: compact_etcd(etcd_endpoint, revision),
+def bench_over(kind: str, endpoint: str) -> Bench:
+    return Bench(
+        kind,
+        lambda: EtcdStore(endpoints=[endpoint]),
+        lambda revision: compact_etcd(endpoint, revision),
         threading.Event().wait,  # real time passes by itself
     )
-    with closing(bench):
+
+
+@pytest.fixture
+def etcd_bench(etcd_endpoint: str) -> Iterator[Bench]:
+    with closing(bench_over("etcd", etcd_endpoint)) as bench:
         yield bench
 
 
-@pytest.fixture(params=["memory", "etcd"])
+@pytest.fixture(scope="session")
+def etcd34_endpoint() -> Iterator[str]:
+    with EmbeddedEtcd(binary=ETCD_34) as etcd:
+        yield etcd.endpoint
+
+
+@pytest.fixture
+def etcd34_bench(etcd34_endpoint: str) -> Iterator[Bench]:
+    with closing(bench_over("etcd34", etcd34_endpoint)) as bench:
+        yield bench
+
+
+@pytest.fixture(params=KINDS)
 def bench(request: pytest.FixtureRequest) -> Bench:
+    bench: Bench = request.getfixturevalue(f"{request.param}_bench")
+    return bench
+
+
+@pytest.fixture(params=KINDS[1:])
+def real_bench(request: pytest.FixtureRequest) -> Bench:
+    """Only the stores that are really etcd."""
     bench: Bench = request.getfixturevalue(f"{request.param}_bench")
     return bench

@@ -158,9 +158,9 @@ class Side:
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example cleans up
 )
 @given(steps=st.lists(STEPS, min_size=1, max_size=10))
-def test_random_histories_agree(etcd_bench: Bench, steps: list[Txn | Revoke | KeepAlive]) -> None:
+def test_random_histories_agree(real_bench: Bench, steps: list[Txn | Revoke | KeepAlive]) -> None:
     with MemoryServer(VirtualClock()) as server, MemoryStore(server) as store:
-        etcd = Side(etcd_bench.store, etcd_bench.prefix)
+        etcd = Side(real_bench.store, real_bench.prefix)
         memory = Side(store, b"/memory/")
         try:
             for step in steps:

@@ -13,7 +13,8 @@ import pytest
 
 from tests.integration.support import eventually, kit_threads
 
-from .support import Nodes, Servers, build_image, docker, engine_problem
+from .servers import Servers, build_image, docker, engine_problem
+from .support import Nodes
 
 _FOLDER = Path(__file__).parent
 _TEST_SECONDS = 180.0

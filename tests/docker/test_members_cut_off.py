@@ -9,7 +9,8 @@ import pytest
 from clusterkit import FencedEvent
 from tests.integration.support import eventually
 
-from .support import PROMPTLY, Network, Nodes, Servers
+from .servers import PROMPTLY, Network, Servers
+from .support import Nodes
 
 # A server that is frozen is found out by pings: within 15 s, and the rest is for a busy machine.
 FOUND_SECONDS = 15.0

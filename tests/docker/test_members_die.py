@@ -7,7 +7,8 @@ import pytest
 from clusterkit import FencedError, FencedEvent, KitState, UnfencedEvent
 from tests.integration.support import eventually
 
-from .support import PROMPTLY, CommandError, Nodes, Servers, turns_of
+from .servers import PROMPTLY, CommandError, Servers
+from .support import Nodes, turns_of
 
 
 def test_the_kill_of_each_member_in_turn(servers: Servers, nodes: Nodes) -> None:

@@ -10,7 +10,9 @@ import pytest
 from clusterkit import FencedError, FencedEvent, NodeLeaveEvent, NodeRejoinEvent, UnfencedEvent
 from tests.integration.support import eventually
 
-from .support import PROMPTLY, Nodes, Proxy, Servers
+from .proxy import Proxy
+from .servers import PROMPTLY, Servers
+from .support import Nodes
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,16 +11,14 @@ import pytest
 from clusterkit import TLS, OptionsDict, StoreAuthError, StoreError, StoreUnavailableError
 from clusterkit.sync import ClusterKit
 from tests.integration.support import eventually, kit_threads
+from tests.support.secured import make_authority, openssl
 
-from .support import Nodes, Security, Servers
+from .servers import Security, Servers
+from .support import Nodes
 
 USER, PASSWORD = "app", "app-secret"
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 _SERVER_NAMES = "DNS:peer0,DNS:peer1,DNS:peer2,IP:127.0.0.1"
-
-
-def openssl(folder: Path, *args: str) -> None:
-    subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -29,11 +26,7 @@ def certificates(tmp_path: Path) -> Path:
     """``ca``, and by it ``server``, which the members show each other as well, and ``client``."""
     folder = tmp_path / "certs"
     folder.mkdir()
-    openssl(
-        folder,
-        *("req", "-x509", *_KEY, "-days", "2", "-subj", "/CN=ca"),
-        *("-keyout", "ca.key", "-out", "ca.pem"),
-    )
+    make_authority(folder)
     for name, lines in (
         ("server", f"subjectAltName={_SERVER_NAMES}\nextendedKeyUsage=serverAuth,clientAuth\n"),
         ("client", "extendedKeyUsage=clientAuth\n"),

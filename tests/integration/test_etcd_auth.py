@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
-import base64
-import json
+import re
+import subprocess
 import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
 
 from clusterkit.errors import StoreAuthError, StoreUnavailableError
 from clusterkit.etcd import EtcdStore
-from clusterkit.ports import Put, Txn
+from clusterkit.ports import Compare, Put, Txn
 from clusterkit.testing import EmbeddedEtcd
+from clusterkit.testing.embedded import find_etcd
+from tests.support.secured import gateway, make_users
 
 TIMEOUT = 10.0
-
-
-def gateway(endpoint: str, path: str, **body: object) -> None:
-    """Asks etcd over its JSON gateway: no part of the code under test does it."""
-    request = urllib.request.Request(f"http://{endpoint}/v3/{path}", json.dumps(body).encode())
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-        answer.read()
-
-
-def make_users(endpoint: str) -> None:
-    """``root``, and ``app`` whose role may read and write ``/app/`` alone."""
-    for user in ("root", "app"):
-        gateway(endpoint, "auth/user/add", name=user, password=f"{user}-secret")
-        gateway(endpoint, "auth/role/add", name=user)
-        gateway(endpoint, "auth/user/grant", user=user, role=user)
-    permission = {
-        "permType": "READWRITE",
-        "key": base64.b64encode(b"/app/").decode(),
-        "range_end": base64.b64encode(b"/app0").decode(),
-    }
-    gateway(endpoint, "auth/role/grant", name="app", perm=permission)
 
 
 @pytest.fixture(scope="module")
 def etcd() -> Iterator[EmbeddedEtcd]:
     with EmbeddedEtcd(args=["--bcrypt-cost=4"]) as etcd:
-        make_users(etcd.endpoint)
+        make_users(etcd.endpoint, b"/app/")
         gateway(etcd.endpoint, "auth/enable")
         yield etcd
 
@@ -87,13 +67,33 @@ def test_wrong_credentials(etcd: EmbeddedEtcd, username: str | None, password: s
 
 
 def test_outside_of_the_role(store: EtcdStore) -> None:
-    for call in (
-        lambda: store.range(b"/other/", timeout=TIMEOUT),
-        lambda: store.txn(put(b"/other/a"), timeout=TIMEOUT),
-        lambda: next(iter(store.watch(b"/other/", 1))),
-    ):
-        with pytest.raises(StoreAuthError, match="permission denied"):
+    compared = Txn((Compare(b"/other/b", "mod", "==", 0),), (Put(b"/other/a", b"v"),))
+    calls: list[tuple[Callable[[], object], str, bytes]] = [
+        (lambda: store.range(b"/other/", timeout=TIMEOUT), "read", b"/other/"),
+        (lambda: store.txn(put(b"/other/a"), timeout=TIMEOUT), "write", b"/other/a"),
+        (lambda: store.txn(compared, timeout=TIMEOUT), "readwrite", b"/other/"),
+        (lambda: next(iter(store.watch(b"/other/", 1))), "read", b"/other/"),
+    ]
+    for call, permission, prefix in calls:
+        with pytest.raises(StoreAuthError, match="permission denied") as caught:
             call()
+        text = str(caught.value)
+        assert f"{permission} permission on the keys from {prefix.decode()!r} up to" in text
+        assert f"grant-permission --prefix=true ROLE {permission} {prefix.decode()}`" in text
+
+
+def test_a_role_that_gets_the_permission_that_the_error_names(
+    etcd: EmbeddedEtcd, store: EtcdStore
+) -> None:
+    with pytest.raises(StoreAuthError) as caught:
+        store.txn(put(b"/granted/a"), timeout=TIMEOUT)
+    named = re.search(r"`etcdctl (role grant-permission [^`]*)`", str(caught.value))
+    assert named is not None
+    etcdctl = find_etcd().with_name("etcdctl")
+    given = named[1].replace("ROLE", "app").split()
+    connection = [f"--endpoints={etcd.endpoint}", "--user=root:root-secret"]
+    subprocess.run([etcdctl, *connection, *given], check=True, capture_output=True)
+    assert store.txn(put(b"/granted/a"), timeout=TIMEOUT).succeeded
 
 
 @pytest.mark.parametrize("call", ["range", "txn", "grant", "watch"])
@@ -134,7 +134,7 @@ def test_users_where_authentication_is_off_and_then_switched_on() -> None:
         EmbeddedEtcd(args=["--bcrypt-cost=4"]) as own,
         closing(EtcdStore([own.endpoint], username="app", password="app-secret")) as store,
     ):
-        make_users(own.endpoint)
+        make_users(own.endpoint, b"/app/")
         revision = store.txn(put(b"/app/a"), timeout=TIMEOUT).revision
         gateway(own.endpoint, "auth/enable")
         store.txn(put(b"/app/a"), timeout=TIMEOUT)

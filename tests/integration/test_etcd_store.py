@@ -161,12 +161,24 @@ def test_an_endpoint_that_does_not_serve_is_an_error_in_time(
             assert not isinstance(caught.value, grpc.RpcError)
 
 
-def test_a_host_name_that_does_not_exist() -> None:
-    with (
-        closing(EtcdStore(["no-such-host.invalid:2379"])) as store,
-        pytest.raises((StoreUnavailableError, StoreTimeoutError), match=r"no-such-host\.invalid"),
-    ):
-        store.txn(put(b"/a"), timeout=2)
+def test_host_names(etcd: EmbeddedEtcd) -> None:
+    """One that leads nowhere is an error that says so, or is passed over for the next."""
+    nowhere = "no-such-host.invalid:2379"
+    with closing(EtcdStore([nowhere])) as store:
+        for call in (
+            lambda: store.range(b"/", timeout=2),
+            lambda: store.txn(put(b"/a"), timeout=2),
+            lambda: next(store.watch(b"/", 1)),
+        ):
+            with pytest.raises(StoreUnavailableError, match="Check the host names") as caught:
+                call()
+            assert nowhere in str(caught.value)
+            assert caught.value.retryable
+    named = etcd.endpoint.replace("127.0.0.1", "localhost")
+    with closing(EtcdStore([nowhere, named])) as store:
+        revision = store.txn(put(b"/a"), timeout=2).revision
+        with closing(store.watch(b"/a", revision)) as watch:
+            assert next(watch).revision == revision
 
 
 def test_a_server_that_freezes_after_it_has_served(etcd: EmbeddedEtcd) -> None:

@@ -105,23 +105,6 @@ def test_the_end_of_the_server_ends_the_watch_with_an_error(
             next(iter(watch))
 
 
-def test_a_frozen_server_is_noticed_and_a_new_watch_goes_elsewhere(etcd: EmbeddedEtcd) -> None:
-    """By HTTP/2 pings: no event and no timeout of ours is needed."""
-    with EmbeddedEtcd() as own, closing(EtcdStore([own.endpoint, etcd.endpoint])) as store:
-        revision = put_many(store, b"/w/", 1)
-        thread, seen = in_thread(store.watch(b"/w/", revision))
-        assert isinstance(seen.get(timeout=TIMEOUT), WatchBatch)
-        own.pause()
-        error = seen.get(timeout=30)
-        thread.join(TIMEOUT)
-        assert isinstance(error, StoreUnavailableError)
-        # The next one is another cluster here, with revisions of its own.
-        with closing(EtcdStore([etcd.endpoint])) as other:
-            revision = put_many(other, b"/w/", 1)
-        with closing(store.watch(b"/w/", revision)) as watch:
-            assert next(iter(watch)).revision == revision
-
-
 def test_a_server_that_freezes_before_it_has_created_the_watch(etcd: EmbeddedEtcd) -> None:
     with (
         EmbeddedEtcd() as own,

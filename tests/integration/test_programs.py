@@ -105,7 +105,8 @@ def test_worker(threads_cluster: Cluster, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 0, log.read_text()
         assert members(threads_cluster, "jobs") == set()
-        assert log.read_text() == ""
+        # The embedded etcd is old, which is all that there is to say.
+        assert [line for line in log.read_text().splitlines() if "upgrade etcd" not in line] == []
 
 
 def test_quorum(threads_cluster: Cluster, tmp_path: Path) -> None:

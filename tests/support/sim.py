@@ -43,6 +43,7 @@ from clusterkit.engine.machine import (
     Effect,
     Instant,
     Machine,
+    Note,
     Publish,
     Register,
     WriteReceipt,
@@ -233,6 +234,9 @@ class Life:
         self.revision = 0
         self.steps: list[Step] = []
         self.calls: list[Call] = []
+        self.notes: list[str] = []
+        self.receipts: list[WriteReceipt] = []
+        self.registers = 0
         self.open: dict[int, Call] = {}
         self.snapshot: Snapshot | None = None
         self.session: Session | None = None
@@ -337,7 +341,7 @@ class Life:
             if not self.doubted and not session.proven(now):
                 self.doubted = True
                 self.tell(self.machine.lease(LeaseDoubted(session, str(e)), self.at()))
-            again = min(1.0, session.remaining(now) or 1.0)
+            again = min(0.3, session.remaining(now) or 0.3)
         else:
             if ttl <= 0:
                 session.lose()
@@ -381,19 +385,23 @@ class Life:
                 self.sim.published(snapshot)
             case WriteReceipt():
                 self.receipt = effect
+                self.receipts.append(effect)
                 self.sim.check_receipt(self.node_id, effect.receipt)
                 self.sim.after(0.01, lambda: self._write_receipt(effect), self)
             case CloseHistory():
                 txn = history_txn(self.sim.keys, effect)
                 self.sim.after(0.01, lambda: self._write(txn), self)
             case Register(after, delay):
+                self.registers += 1
                 self.sim.after(delay, lambda: self._join(after), self)
             case Drop(session):
                 if self.session is session:
                     self.session = None
                 self.sim.after(0.01, lambda: self._revoke(session), self)
+            case Note(_, message, args):
+                self.notes.append(message % args)
             case _:
-                pass  # what only the log hears
+                pass
 
     def _write_receipt(self, write: WriteReceipt) -> None:
         """As often as it takes, unless there is a newer one."""
@@ -445,6 +453,10 @@ class Life:
             case PartitionDropEvent() as event:
                 self.sim.drop(self, event)
         return None
+
+    def events(self, kind: HookKind) -> list[Event]:
+        """What the hook of a kind was called with, in order."""
+        return [call.event for call in self.calls if call.kind == kind]
 
     def release(self) -> None:
         """Hooks that never end do so after all, and from now on all succeed."""
@@ -612,9 +624,9 @@ class Simulation:
                 return None
         for source in event.copy_from_nodes:
             holder = self.life(source.id)
-            owed = holder and holder.machine.ledger.entries.get((index, source.id))
-            # One that was told later may wait for this very node: nobody waits for that one.
-            if holder is None or (owed is not None and owed.gain.epoch < gained):
+            owed = None if holder is None else holder.machine.ledger.entries.get((index, source.id))
+            # Of two that wait for data only one is named to the other in the end.
+            if holder is None or owed is not None:
                 return CopyError(f"{source.id} has yet to get {partition} itself")
         # Nobody has it, and nobody will: the application begins anew.
         for other in alive.values():

@@ -15,10 +15,12 @@ from clusterkit.errors import (
 )
 from clusterkit.etcd import EtcdStore, TLSFiles
 from clusterkit.etcd._pb import rpc_pb2 as pb
+from clusterkit.etcd.access import Access, access_of
 from clusterkit.etcd.convert import prefix_end
 from clusterkit.etcd.endpoints import parse_endpoint
 from clusterkit.etcd.translate import Kind, classify, to_error
 from clusterkit.etcd.watch import Assembler, refusal
+from clusterkit.ports import Compare, Delete, Get, Put, Txn
 
 Code = grpc.StatusCode
 
@@ -31,6 +33,8 @@ Code = grpc.StatusCode
         (Code.UNAVAILABLE, "DNS resolution failed for etcd:2379", Kind.UNAVAILABLE, True),
         (Code.UNAVAILABLE, "etcdserver: no leader", Kind.UNAVAILABLE, True),
         (Code.RESOURCE_EXHAUSTED, "etcdserver: too many requests", Kind.UNAVAILABLE, True),
+        (Code.UNAVAILABLE, "errors resolving etcd:2379: [field:hostname lookup error: …]",
+         Kind.UNAVAILABLE, True),
         # It was sent, and whether it was carried out nobody knows.
         (Code.UNAVAILABLE, "Socket closed", Kind.UNAVAILABLE, False),
         (Code.UNAVAILABLE, "etcdserver: request timed out", Kind.UNAVAILABLE, False),
@@ -41,14 +45,14 @@ Code = grpc.StatusCode
         (Code.UNAUTHENTICATED, "etcdserver: invalid auth token", Kind.TOKEN, True),
         (Code.INVALID_ARGUMENT, "etcdserver: user name is empty", Kind.TOKEN, True),
         (Code.INVALID_ARGUMENT, "etcdserver: revision of auth store is old", Kind.TOKEN, True),
-        (Code.PERMISSION_DENIED, "etcdserver: permission denied", Kind.AUTH, True),
+        (Code.PERMISSION_DENIED, "etcdserver: permission denied", Kind.DENIED, True),
         (Code.INVALID_ARGUMENT,
          "etcdserver: authentication failed, invalid user ID or password", Kind.AUTH, True),
         (Code.NOT_FOUND, "etcdserver: requested lease not found", Kind.LEASE_GONE, True),
         (Code.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request",
          Kind.REFUSED, True),
         (Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded",
-         Kind.REFUSED, True),
+         Kind.NO_SPACE, True),
     ],
 )  # fmt: skip
 def test_what_a_status_means(code: Code, details: str, kind: Kind, unsent: bool) -> None:
@@ -71,6 +75,32 @@ def test_which_error_it_becomes(code: Code, details: str, error: type[StoreError
     assert type(made) is error
     assert "a read" in str(made)
     assert "h:1" in str(made)
+
+
+def test_an_etcd_that_is_overloaded_may_be_asked_again_after_a_pause() -> None:
+    """Too many requests are turned away unread, so a write too may be sent again."""
+    turned_away = classify(Code.RESOURCE_EXHAUSTED, "etcdserver: too many requests", "h:1")
+    made = to_error("a transaction", [turned_away], reads_only=False)
+    assert type(made) is StoreUnavailableError
+    assert made.retryable
+    assert "overloaded: ask again after a pause" in str(made)
+
+
+def test_what_a_transaction_needs_of_the_role() -> None:
+    put, get = Put(b"/p/c/x/1", b""), Get(b"/p/c/y/2")
+    compare = Compare(b"/p/c/z", "mod", "==", 0, b"/p/c/{")
+    for txn, access in (
+        (Txn((), (put,)), Access("write", b"/p/c/x/1")),
+        (Txn((), (), (put,)), Access("write", b"/p/c/x/1")),
+        (Txn((), (get,)), Access("read", b"/p/c/y/2")),
+        (Txn((compare,), ()), Access("read", b"/p/c/")),
+        (Txn((compare,), (put,)), Access("readwrite", b"/p/c/")),
+        (Txn((), (Delete(b"/p/c/a", b"/p/c/b"), get)), Access("readwrite", b"/p/c/")),
+        (Txn((), (put, Put(b"other", b""))), Access("write", b"")),
+        (Txn((), ()), Access("read", b"")),
+    ):
+        assert access_of(txn) == access
+    assert "all keys" in str(Access("read", b""))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +221,7 @@ def test_why_a_server_cancels_a_watch() -> None:
         "h:1",
     )
     assert not isinstance(denied, CompactedError)
-    assert denied.failure.kind is Kind.AUTH
+    assert denied.failure.kind is Kind.DENIED
 
     unknown = refusal(pb.WatchResponse(canceled=True), "h:1")
     assert not isinstance(unknown, CompactedError)

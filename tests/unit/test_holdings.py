@@ -37,10 +37,16 @@ class Story:
         old_primary: str | None = None,
         receipts: Mapping[str, Receipt] | None = None,
         members: Collection[str] = ALL,
+        again: bool = False,
     ) -> str:
         row = self.rows[gain.index]
         found = self.holdings.sources(
-            gain, row, old_primary=old_primary, receipts=receipts or {}, members=members
+            gain,
+            row,
+            old_primary=old_primary,
+            receipts=receipts or {},
+            members=members,
+            again=again,
         )
         return "".join(found)
 
@@ -189,11 +195,61 @@ def test_of_two_that_wait_for_data_only_one_is_named_to_the_other() -> None:
     assert (story.sources(first), story.sources(promoted), story.sources(second)) == ("", "", "a")
 
 
-def test_of_two_keepers_that_come_back_only_one_is_named_to_the_other() -> None:
+def test_of_keepers_that_come_back_only_one_is_named_to_the_other_again() -> None:
     story = Story("ab")
     story.to("cd")
     gains = story.to("abc")
-    assert [(g.node_id, story.sources(g)) for g in gains] == [("a", "d"), ("b", "ad")]
+    assert [(g.node_id, story.sources(g)) for g in gains] == [("a", "bcd"), ("b", "acd")]
+    again = [(g.node_id, story.sources(g, again=True)) for g in gains]
+    assert again == [("a", "d"), ("b", "ad")]
+
+
+def test_a_first_reading_of_a_cluster_without_any_receipt_ranks_from_the_first() -> None:
+    holdings = Holdings()
+    holdings.assume([("a",)], {"a": "a1"}, {}, 5)
+    (gain,) = holdings.advance([("a",)], [("a", "b")], epoch=6, reset=(), gone=())
+    holdings.advance([("a", "b")], [("c", "b", "a")], epoch=7, reset=(), gone=())
+
+    def sources(gain: Gain) -> list[str]:
+        row = ("c", "b", "a")
+        return holdings.sources(gain, row, old_primary=None, receipts={}, members=ALL)
+
+    assert sources(gain) == ["a"], "b does not wait for c, who may wait for b"
+    holdings.prove("a", 7)
+    assert sources(gain) == ["a", "c"]
+
+
+def test_who_has_the_data_without_a_receipt_is_asked_by_one_that_is_back() -> None:
+    # c never got it and went; b did get it from a, and could not say so before a went.
+    story = Story("ad")
+    story.to("ca", gone={"d"})
+    story.to("ba")
+    gains = story.to("bc", gone={"a"})
+    assert [(g.node_id, story.sources(g)) for g in gains] == [("c", "b")]
+
+
+def test_a_keeper_that_comes_back_beside_one_that_got_a_part_may_have_missed_writes() -> None:
+    story = Story("ab")
+    story.to("cd")
+    story.to("ef")
+    gains = story.to("ac", gone={"b", "d", "e", "f"})
+    assert [(g.node_id, g.needs_data) for g in gains] == [("a", True), ("c", True)]
+
+
+def test_a_keeper_that_comes_and_goes_again_still_has_what_it_had() -> None:
+    story = Story("ab")
+    story.to("cb")
+    story.to("ab")
+    (gain,) = story.to("db")
+    assert story.sources(gain, old_primary="a").startswith("ab")
+
+
+def test_who_began_with_nothing_and_lost_even_that_has_nothing() -> None:
+    story = Story()
+    story.to("ab")
+    story.to("ab", reset={"a"})
+    (gain,) = story.to("cb")
+    assert story.sources(gain, old_primary="b") == "ba"
 
 
 def test_no_holder_at_all_is_no_rest() -> None:

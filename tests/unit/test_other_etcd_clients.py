@@ -20,7 +20,7 @@ from clusterkit.etcd import EtcdStore
 from clusterkit.etcd._pb import rpc_pb2 as ours
 from clusterkit.etcd.channels import Connection
 assert ours.RangeRequest(key=b"k").SerializeToString() == b"\\n\\x01k"
-Connection("127.0.0.1", 1, None, 1.0).close()
+Connection("127.0.0.1", 1, [], None).close()
 """
 
 # A client that registers the names that generated clients have, as they all do.

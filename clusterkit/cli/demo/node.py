@@ -69,7 +69,7 @@ class DemoNode:
         self.kit.on_node_rejoin(mine=True)(self._clear)
         if not args.without_hooks:
             # A source that is itself still copying says so; a moment later it has it all.
-            self.kit.on_partition_change(mine=True, retries=8)(self._migrate)
+            self.kit.on_partition_change(mine=True, retries=1)(self._migrate)
 
     def run(self) -> int:
         """Obeys standard input until ``stop`` or its end; the exit code."""

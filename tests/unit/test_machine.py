@@ -1,0 +1,407 @@
+"""The state machine in the cases that matter one by one, on the simulator's world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TypeVar
+
+import pytest
+
+from clusterkit.engine.machine import Machine
+from clusterkit.events import (
+    ClusterHealthEvent,
+    Event,
+    FencedEvent,
+    HookErrorEvent,
+    NodeJoinEvent,
+    NodeLeaveEvent,
+    NodeRejoinEvent,
+    PartitionChangeEvent,
+    RebalanceEvent,
+    UnfencedEvent,
+)
+from clusterkit.hooks import HookKind
+from clusterkit.model import KitState
+from clusterkit.ports import Put, Txn
+from clusterkit.testing.memory import MemoryStore
+from tests.support.sim import MARGIN, SETTLE, TTL, Life, Simulation
+
+E = TypeVar("E", bound=Event)
+
+
+@pytest.fixture
+def sim() -> Iterator[Simulation]:
+    simulation = Simulation()
+    yield simulation
+    assert simulation.faults == []
+    simulation.close()
+
+
+def settled(sim: Simulation, *node_ids: str) -> list[Life]:
+    """Nodes that have joined, and have nothing more to do."""
+    lives = [sim.start(node_id) for node_id in node_ids]
+    sim.settle()
+    return lives
+
+
+def told(life: Life, kind: HookKind, of: type[E]) -> list[E]:
+    return [event for event in life.events(kind) if isinstance(event, of)]
+
+
+def state(life: Life) -> KitState:
+    assert life.snapshot is not None
+    return life.snapshot.kit_state
+
+
+def foreign(sim: Simulation, key: bytes, value: bytes) -> None:
+    store = MemoryStore(sim.server)
+    store.txn(Txn((), (Put(key, value),)), timeout=1)
+    sim.collect()
+    sim.run_for(0.1)
+
+
+@pytest.mark.parametrize("late", ["the watch", "the answer", "neither"])
+def test_a_join_may_be_seen_before_and_after_it_is_answered(sim: Simulation, late: str) -> None:
+    life = sim.start("a")
+    life.delay = 1.0 if late == "the watch" else 0.0
+    life.late_news = 1.0 if late == "the answer" else 0.0
+    sim.run_for(0.5)
+    if late != "neither":
+        assert state(life) is KitState.JOINING
+        assert life.snapshot is not None
+        assert life.snapshot.session is None
+    sim.run_for(1.0)
+    assert state(life) is KitState.JOINED
+    assert life.snapshot is not None
+    assert life.snapshot.session is life.session
+    (join,) = told(life, "node_join", NodeJoinEvent)
+    assert (join.node.id, join.cluster_size, join.is_bootstrap) == ("a", 1, True)
+    sim.settle()
+    assert life.snapshot.initial_copies_done
+
+
+def test_who_was_there_before_is_state_and_no_join(sim: Simulation) -> None:
+    settled(sim, "a")
+    (b,) = settled(sim, "b")
+    assert [e.node.id for e in told(b, "node_join", NodeJoinEvent)] == ["b"]
+    assert not told(b, "node_join", NodeJoinEvent)[0].is_bootstrap
+
+
+def test_a_lost_lease_fences_and_a_new_join_ends_that(sim: Simulation) -> None:
+    a, b = settled(sim, "a", "b")
+    a.cut_off()
+    sim.run_for(TTL + 1.0)
+    assert state(a) is KitState.FENCED
+    assert [type(e) for e in a.events("fenced")] == [FencedEvent]
+    assert [e.reason for e in told(b, "node_leave", NodeLeaveEvent)] == ["health_check_failure"]
+    a.heal()
+    sim.settle()
+    assert state(a) is KitState.JOINED
+    (unfenced,) = told(a, "unfenced", UnfencedEvent)
+    assert unfenced.rejoined
+    assert a.registers == 1
+    for life in (a, b):
+        (rejoin,) = told(life, "node_rejoin", NodeRejoinEvent)
+        assert rejoin.node.id == "a"
+        assert rejoin.offline_duration is not None
+        assert rejoin.offline_duration > timedelta(0)
+        assert rejoin.partitions_before_leave
+    kinds = [c.kind for c in a.calls if c.kind in ("fenced", "unfenced")]
+    assert kinds == ["fenced", "unfenced"]
+
+
+def test_a_lease_in_doubt_that_turns_out_alive_needs_no_new_join(sim: Simulation) -> None:
+    (a,) = settled(sim, "a")
+    a.cut_off()
+    session = a.session
+    assert session is not None
+    sim.run_for(session.remaining(sim.clock.monotonic()) + MARGIN / 4)
+    assert state(a) is KitState.FENCED
+    assert [type(e) for e in a.events("fenced")] == [FencedEvent]
+    assert told(a, "cluster_health_change", ClusterHealthEvent)[-1].status == "critical"
+    a.heal()
+    sim.run_for(1.5)
+    assert state(a) is KitState.JOINED
+    (unfenced,) = told(a, "unfenced", UnfencedEvent)
+    assert not unfenced.rejoined
+    assert a.registers == 0
+    assert a.session is session
+    assert told(a, "cluster_health_change", ClusterHealthEvent)[-1].status == "healthy"
+    assert a.events("node_rejoin") == []
+
+
+@pytest.mark.parametrize("late_news", [0.0, 0.3])
+def test_whoever_is_taken_over_stays_out(sim: Simulation, late_news: float) -> None:
+    old = sim.start("a")
+    old.late_news = late_news  # also if the successor comes before the answer to the own join
+    sim.run_for(0.1)
+    new = sim.start("a")
+    sim.settle()
+    sim.run_for(2 * TTL)
+    assert state(old) is KitState.REMOVED
+    assert old.session is None
+    assert old.registers == 0
+    assert state(new) is KitState.JOINED
+    assert [e.node.incarnation for e in told(new, "node_rejoin", NodeRejoinEvent)] == [
+        new.incarnation
+    ]
+    assert new.events("node_leave") == []
+
+
+@pytest.mark.parametrize("late_news", [0.0, 0.3])
+def test_whom_an_administrator_removes_stays_out(sim: Simulation, late_news: float) -> None:
+    (b,) = settled(sim, "b")
+    a = sim.start("a")
+    a.late_news = late_news
+    sim.run_for(0.1)
+    sim.remove("a")
+    sim.settle()
+    sim.run_for(2 * TTL)
+    assert state(a) is KitState.REMOVED
+    assert a.registers == 0
+    assert [e.reason for e in told(b, "node_leave", NodeLeaveEvent)] == ["removed_by_admin"]
+    alive = sim.keys.root + b"alive/a/"
+    assert not MemoryStore(sim.server).range(alive, timeout=1).kvs  # its lease is revoked
+
+
+def test_a_lease_that_ends_before_the_join_is_answered_is_noticed(sim: Simulation) -> None:
+    a = sim.start("a")
+    a.late_news = TTL + 2.0
+    sim.run_for(0.1)
+    a.cut_off()
+    sim.run_for(TTL + 1.0)
+    a.heal()
+    sim.settle()
+    assert state(a) is KitState.JOINED
+    assert a.registers == 1
+
+
+def test_a_stopping_node_has_no_session_whatever_comes_late(sim: Simulation) -> None:
+    a = sim.start("a")
+    a.late_news = 1.0
+    sim.run_for(0.1)
+    session = a.session
+    assert session is not None
+    a.tell(a.machine.stopping(a.at()))
+    a.tell(a.machine.registered(session, a.at()))
+    assert state(a) is KitState.DRAINING
+    assert a.snapshot is not None
+    assert a.snapshot.session is None
+
+
+def test_a_stop_ends_ownership_and_drops_rebalances(sim: Simulation) -> None:
+    a, b = settled(sim, "a", "b")
+    roles = len(a.events("partition_role"))
+    a.tell(a.machine.stopping(a.at()))
+    assert state(a) is KitState.DRAINING
+    assert a.snapshot is not None
+    assert (a.snapshot.session, dict(a.snapshot.owned_since)) == (None, {})
+    sim.run_for(0.5)
+    assert len(a.events("partition_role")) > roles
+    before = len(a.calls)
+    settled(sim, "c")
+    assert len(a.calls) == before
+    assert b.events("node_join")[-1].revision > 0
+
+
+def test_a_foreign_key_is_reported_once(sim: Simulation) -> None:
+    (a,) = settled(sim, "a")
+    key = sim.keys.root + b"alive/ghost/incarnation"
+    foreign(sim, key, b"\xff\xff")
+    foreign(sim, key, b"\xff\xfe")
+    foreign(sim, sim.keys.root + b"what/is/this", b"")
+    reported = [note for note in a.notes if "foreign or damaged" in note]
+    assert ["ghost" in note for note in reported] == [True, False]
+    assert "what/is/this" in reported[1]
+    assert state(a) is KitState.JOINED
+
+
+def changes(life: Life) -> list[PartitionChangeEvent]:
+    return told(life, "partition_change", PartitionChangeEvent)
+
+
+def test_what_failed_is_delivered_again_with_growing_pauses_and_the_same_id(
+    sim: Simulation,
+) -> None:
+    a = sim.start("a")
+    a.mode = "fails"
+    sim.run_for(16.0)
+    starts = [call for call in a.calls if call.kind == "rebalance_start"]
+    # The first at once, then after 1, 2, 4 and 8 seconds.
+    assert len(starts) == 5
+    ids = {event.event_id for event in changes(a)}
+    assert len(ids) == sim.partitions
+    assert len(changes(a)) == 5 * sim.partitions
+    replayed = [call.job.replayed for call in a.calls if call.kind == "partition_change"]
+    assert replayed == [False] * sim.partitions + [True] * 4 * sim.partitions
+    owed = a.machine.ledger.owed()
+    assert {(move.attempts, move.error) for move in owed} == {(5, "CopyError: told to fail")}
+    assert a.receipts == []
+    assert told(a, "cluster_health_change", ClusterHealthEvent)[-1].status == "degraded"
+    a.mode = "ok"
+    sim.settle()
+    assert a.machine.ledger.owed() == ()
+    assert len(a.receipts) == 1
+
+
+def test_a_manual_rebalance_delivers_at_once_what_is_owed(sim: Simulation) -> None:
+    a = sim.start("a")
+    a.mode = "fails"
+    sim.run_for(16.0)  # the next attempt would be 16 seconds away
+    a.mode = "ok"
+    before = len(changes(a))
+    sim.rebalance()
+    sim.run_for(SETTLE + 0.5)
+    assert len(changes(a)) == before + sim.partitions
+    assert a.machine.ledger.owed() == ()
+    assert told(a, "rebalance_start", RebalanceEvent)[-1].trigger == "manual"
+
+
+def test_nothing_is_owed_and_a_manual_rebalance_says_so(sim: Simulation) -> None:
+    (a,) = settled(sim, "a")
+    before = len(changes(a))
+    sim.rebalance()
+    sim.settle()
+    start = told(a, "rebalance_start", RebalanceEvent)[-1]
+    assert (start.trigger, start.partitions_to_move) == ("manual", 0)
+    assert len(changes(a)) == before
+
+
+def test_a_burst_is_one_rebalance_and_every_node_is_told_of(sim: Simulation) -> None:
+    (a,) = settled(sim, "a")
+    before = len(a.events("rebalance_start"))
+    for node_id in ("b", "c", "d"):
+        sim.start(node_id)
+        sim.run_for(SETTLE / 4)
+    sim.run_for(SETTLE)
+    starts = told(a, "rebalance_start", RebalanceEvent)[before:]
+    assert [(s.trigger, s.trigger_node_id) for s in starts] == [("node_join", None)]
+    assert [e.node.id for e in told(a, "node_join", NodeJoinEvent)] == ["a", "b", "c", "d"]
+
+
+def test_joining_and_leaving_within_the_window_is_told_twice_and_moves_nothing(
+    sim: Simulation,
+) -> None:
+    (a,) = settled(sim, "a")
+    moved = len(changes(a))
+    b = sim.start("b")
+    sim.run_for(SETTLE / 4)
+    b.leave()
+    sim.settle()
+    assert [e.node.id for e in told(a, "node_join", NodeJoinEvent)] == ["a", "b"]
+    (leave,) = told(a, "node_leave", NodeLeaveEvent)
+    assert (leave.node.id, leave.reason) == ("b", "graceful_shutdown")
+    assert told(a, "rebalance_start", RebalanceEvent)[-1].trigger == "rebalance"
+    # Only what b held in between comes back, and a has kept it.
+    assert all(not event.needs_data for event in changes(a)[moved:])
+
+
+def test_a_receipt_is_written_only_when_nothing_is_owed(sim: Simulation) -> None:
+    a = sim.start("a")
+    a.mode = "slow"
+    sim.run_for(SETTLE + 1.0)
+    assert a.machine.ledger.owed()
+    assert a.receipts == []
+    a.mode = "ok"
+    sim.settle()
+    assert a.snapshot is not None
+    assert [write.receipt.epoch for write in a.receipts] == [a.snapshot.epoch]
+
+
+def test_a_partition_is_pending_as_soon_as_the_view_names_this_node(sim: Simulation) -> None:
+    settled(sim, "a")
+    b = sim.start("b")
+    b.mode = "never"
+    sim.run_for(0.05)  # the settle time has not passed: no hook has started
+    assert state(b) is KitState.JOINED
+    assert b.snapshot is not None
+    held = [i for i, row in enumerate(b.snapshot.rows) if "b" in row]
+    assert held
+    assert all(b.machine.ledger.pending_for(i, "b") for i in held)
+    assert not b.snapshot.initial_copies_done
+    sim.settle()
+    assert not any(b.machine.ledger.pending_for(i, "b") for i in held)
+
+
+def test_a_failing_hook_is_told_of_once_and_a_failing_error_hook_not_at_all(
+    sim: Simulation,
+) -> None:
+    (a,) = settled(sim, "a")
+    a.mode = "fails"
+    settled_calls = len(a.calls)
+    sim.rebalance()
+    sim.run_for(SETTLE + 0.5)
+    new = a.calls[settled_calls:]
+    assert [c.kind for c in new if c.kind != "hook_error"] == [
+        "rebalance_start",
+        "rebalance_complete",
+    ]
+    errors = [c.event for c in new if isinstance(c.event, HookErrorEvent)]
+    assert [type(e.failed_event) for e in errors] == [RebalanceEvent, RebalanceEvent]
+    assert len({e.event_id for e in errors}) == 2
+
+
+def test_the_second_of_two_nodes_that_start_together_is_given_a_source(sim: Simulation) -> None:
+    # The first has copied nothing down in etcd yet: what it has must not be called lost.
+    sim.start("a", replication=1)
+    sim.run_for(SETTLE + 0.05)
+    b = sim.start("b", replication=1)
+    sim.settle()
+    assert b.events("partition_lost") == []
+    mine = [e for e in changes(b) if e.copy_to_node.id == "b"]
+    assert mine
+    assert all([n.id for n in e.copy_from_nodes] == ["a"] for e in mine)
+
+
+def test_a_copy_that_was_kept_is_no_loss_when_its_successor_dies(sim: Simulation) -> None:
+    (a,) = [sim.start("a", replication=1)]
+    sim.settle()
+    b = sim.start("b", replication=1)
+    b.mode = "never"
+    sim.run_for(1.0)
+    b.crash()
+    sim.settle()
+    assert a.events("partition_lost") == []
+    regained = [e for e in changes(a) if e.copy_to_node.id == "a"][sim.partitions :]
+    assert regained
+    assert all((e.needs_data, e.copy_from_nodes) == (False, ()) for e in regained)
+
+
+def test_two_who_gained_one_after_the_other_do_not_wait_for_each_other(sim: Simulation) -> None:
+    # The first is promoted while it still copies, which dates its gain anew.
+    a = sim.start("a", replication=3)
+    sim.run_for(0.01)
+    a.mode = "never"
+    d, c = sim.start("d", replication=3), sim.start("c", replication=3)
+    sim.run_for(8.0)
+    d.leave()
+    sim.settle()
+    assert a.machine.ledger.owed() == ()
+    assert c.machine.ledger.owed() == ()
+
+
+def test_an_observer_hears_of_all_and_joins_nothing(sim: Simulation) -> None:
+    (a,) = settled(sim, "a")
+    watcher = Life(sim, "", replication=2)
+    watcher.machine = Machine(
+        keys=sim.keys,
+        node_id="",
+        incarnation="observer",
+        dispatcher=watcher.dispatcher,
+        settle_seconds=SETTLE,
+        observer=True,
+    )
+    read = watcher.store.range(sim.keys.root, timeout=1)
+    watcher.revision, watcher.next = read.revision, len(sim.log)
+    watcher.begun = watcher.reached = True
+    sim.lives.append(watcher)
+    watcher.tell(watcher.machine.begin(read, watcher.at()))
+    assert state(watcher) is KitState.JOINED
+    settled(sim, "b")
+    a.leave()
+    sim.run_for(1.0)
+    assert [e.node.id for e in told(watcher, "node_join", NodeJoinEvent)] == ["b"]
+    assert [e.node.id for e in told(watcher, "node_leave", NodeLeaveEvent)] == ["a"]
+    assert watcher.receipts == []
+    assert watcher.events("fenced") == []
