@@ -133,15 +133,20 @@ class Joiner:
             state=KitState.STOPPED,
         )
 
-    def leave(self, session: Session, partitions: tuple[int, ...]) -> bool:
+    def leave(
+        self, session: Session, partitions: tuple[int, ...], *, timeout: float | None = None
+    ) -> bool:
         """Ends the stay gracefully; False if it had ended already. Revokes the lease in any case.
+
+        Each call of etcd gets ``timeout`` seconds, as many as those of the join unless given.
 
         Raises:
             StoreError: etcd cannot be asked; the lease will expire by itself.
         """
+        timeout = self._timeout if timeout is None else timeout
         left = False
         while True:
-            state = self._read()
+            state = self._read(timeout)
             here = state.members.get(self._profile.node_id)
             if here is None or here.nonce != session.nonce:
                 break
@@ -159,17 +164,18 @@ class Joiner:
                         Delete(self._keys.node(self._profile.node_id)),
                     ),
                 ),
-                timeout=self._timeout,
+                timeout=timeout,
             )
             if result.succeeded:
                 left = True
                 break
-        self._let_go(session)
+        self._let_go(session, timeout)
         return left
 
-    def _let_go(self, session: Session) -> None:
+    def _let_go(self, session: Session, timeout: float | None = None) -> None:
+        timeout = self._timeout if timeout is None else timeout
         for lease_id in {session.lease_id, session.slot_lease_id}:
-            self._store.revoke(lease_id, timeout=self._timeout)
+            self._store.revoke(lease_id, timeout=timeout)
 
     def _revive(self, state: State, here: NodeRecord) -> Session | None:
         """A new sign of life for a stay whose slot is still held; None if it cannot be."""
@@ -194,8 +200,9 @@ class Joiner:
         self._store.revoke(lease.id, timeout=self._timeout)
         return None
 
-    def _read(self) -> State:
-        result = self._store.range(self._keys.root, timeout=self._timeout)
+    def _read(self, timeout: float | None = None) -> State:
+        timeout = self._timeout if timeout is None else timeout
+        result = self._store.range(self._keys.root, timeout=timeout)
         return membership.read(self._keys, result.kvs, result.revision, result.cluster_id)
 
     def _check_readable(self, state: State) -> None:
