@@ -19,6 +19,7 @@ from .engine.executors import Executors
 from .engine.identity import this_process
 from .engine.join import Profile
 from .engine.machine import Machine
+from .engine.removal import Removal, remove
 from .engine.runner import Runner
 from .engine.snapshot import view_of
 from .errors import ClusterKitError
@@ -115,6 +116,29 @@ def read_cluster(options: Options) -> ClusterView:
             "--prefix and --endpoints."
         )
     return view_of(state, rows_of(state))
+
+
+def remove_node(options: Options, node_id: str) -> Removal:
+    """Removes a node from the cluster, whether or not its process still runs.
+
+    Every other node sees it leave with the reason ``removed_by_admin``. The process, if it runs,
+    owns nothing from the moment that it sees this, and stays out until its ``rejoin()`` or restart.
+
+    Raises:
+        ClusterKitError: It is no member.
+        StoreError: etcd cannot be asked.
+    """
+    store = store_of(options)
+    try:
+        return remove(
+            store,
+            Keys.of(options.prefix, options.cluster),
+            SystemClock(),
+            node_id,
+            options.connect_timeout.total_seconds(),
+        )
+    finally:
+        store.close()
 
 
 def _assemble(

@@ -1,0 +1,88 @@
+"""What people who run a cluster do to it, and what it does by itself for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from clusterkit import FencedError, FencedEvent, KitState, NodeLeaveEvent
+
+from .support import REPOSITORY, SECONDS, Cluster, Member, Recorder, agree, eventually, is_state
+
+
+def remove(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``clusterkit remove``, in a process of its own."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("CLUSTERKIT_")}
+    return subprocess.run(
+        [
+            *(sys.executable, "-c", "from clusterkit.cli import main; main()", "remove"),
+            *("--endpoints", str(cluster.defaults["endpoints"])),
+            *("--prefix", cluster.defaults["prefix"], "--cluster", cluster.defaults["cluster"]),
+            *arguments,
+        ],
+        env={**kept, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def three(cluster: Cluster) -> tuple[list[Member], list[Recorder]]:
+    """Members a, b and c that are at rest, and what their hooks are told from here on."""
+    recorders = [Recorder() for _ in "abc"]
+    members = [cluster.node(n, hooks=r) for n, r in zip("abc", recorders, strict=True)]
+    agree(members)
+    for recorder in recorders:
+        recorder.clear()
+    return members, recorders
+
+
+def test_a_removal_is_seen_by_all_and_the_removed_node_stays_out(cluster: Cluster) -> None:
+    members, recorders = three(cluster)
+    owned, replica = members[0].holds("c")
+    removed = members[2]
+    guarded = removed.kit.my_partitions(role="primary")[0]
+    guard = removed.kit.guard(guarded)
+    done = remove(cluster, "c", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert (document["node"], document["reason"]) == ("c", "removed_by_admin")
+    assert set(document["partitions"]) == owned | replica
+    eventually(is_state(removed, KitState.REMOVED))
+    assert not guard.valid
+    with pytest.raises(FencedError):
+        removed.kit.guard(guarded)
+    assert not removed.kit.readiness().ready
+    for recorder in recorders[:2]:
+        leave = recorder.one(NodeLeaveEvent)
+        assert (leave.node.id, leave.reason) == ("c", "removed_by_admin")
+        assert (set(leave.partitions_owned), set(leave.partitions_replica)) == (owned, replica)
+        assert leave.revision == document["revision"]
+    assert "administrator" in recorders[2].one(FencedEvent).reason
+    # It lets go of its lease itself, long before that could expire.
+    eventually(lambda: not cluster.read(cluster.keys.root + b"alive/c/").kvs, 5.0)
+    agree(members[:2])
+    assert set(members[0].kit.cluster.nodes) == {"a", "b"}
+    assert is_state(removed, KitState.REMOVED)()
+    # Whoever starts it again wants it back.
+    removed.stop()
+    removed.start()
+    assert is_state(removed, KitState.JOINED)()
+    eventually(lambda: set(members[0].kit.cluster.nodes) == {"a", "b", "c"})
+
+
+def test_a_removal_of_who_is_not_there_is_one_line(threads_cluster: Cluster) -> None:
+    threads_cluster.node("a")
+    done = remove(threads_cluster, "ghost")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "'ghost'" in done.stderr
+    assert "members are: a" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    done = remove(threads_cluster, "a")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "removed a at a.test:8000 from c: it held 16 partitions" in done.stdout
