@@ -77,10 +77,7 @@ class KitBase(Hooks):
         run = self._run
         if run is None:
             return KitState.NEW
-        snapshot = run.runner.snapshot
-        if run.runner.ended.done():
-            return KitState.STOPPED
-        return KitState.JOINING if snapshot is None else snapshot.kit_state
+        return run.runner.state
 
     @property
     def cluster(self) -> ClusterView:

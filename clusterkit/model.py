@@ -26,6 +26,7 @@ class KitState(StrEnum):
         JOINED  ──the lease is in doubt, or lost──►       FENCED
         FENCED  ──the lease proven, or joined again──►    JOINED
         JOINED, FENCED ──removed, or the id taken over──► REMOVED
+        REMOVED ──rejoin()──►                             FENCED ──► JOINED
         any     ──stop()──►                               DRAINING ──left──► STOPPED
         STOPPED ──start()──►                              JOINING
     """

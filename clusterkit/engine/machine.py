@@ -207,6 +207,8 @@ class Machine:
         self._session = session
         self._doubted = False
         self._register_after = _FIRST_REGISTER
+        if self._kit_state is KitState.REMOVED:
+            self._kit_state = KitState.FENCED  # somebody asked for it; until the view has it
         # The view may be further still: what ended the stay came before there was a session.
         past = self._state.history.get(self._me)
         if past is not None and (end := past.end_of(session.nonce)) is not None:

@@ -159,6 +159,13 @@ class Runner:
 
     # -- for any thread ----------------------------------------------------------------------
 
+    @property
+    def state(self) -> KitState:
+        """The state of the kit during this run."""
+        if self.ended.done():
+            return KitState.STOPPED
+        return KitState.JOINING if self.snapshot is None else self.snapshot.kit_state
+
     def start(self) -> None:
         """Reads the cluster, joins, and returns when the view has this node in it. Blocks.
 
@@ -229,6 +236,51 @@ class Runner:
         put = Put(self._keys.rebalance, codec.encode_rebalance(request))
         return self._store.txn(Txn((), (put,)), timeout=self._call_timeout).revision
 
+    def rejoin(self) -> None:
+        """Joins again after a removal or a takeover; returns when the view has it. Blocks.
+
+        Raises:
+            KitStateError: The node is not out, or was put out again meanwhile.
+            ClusterKitError: Joining failed; the node is still out.
+        """
+        self._refuse_unless_out()
+        with self._joining:
+            self._refuse_if_cancelled()
+            with self._lock:
+                session = self._session
+            # Another caller may have joined while this one waited.
+            if self.state is KitState.REMOVED and (session is None or session.lost):
+                session = self._join(None)
+
+        def over(s: Snapshot) -> bool:
+            ended = session is not None and session.lost
+            return ended or s.kit_state not in (KitState.REMOVED, KitState.FENCED)
+
+        back = self.when(over)
+        back.result()
+        if session is not None and session.lost:
+            raise KitStateError(
+                "the node joined again, and that stay has ended already; see state, and call "
+                "rejoin() once more if it is 'removed'",
+                state=self.state,
+            )
+
+    def _refuse_unless_out(self) -> None:
+        advice = {
+            KitState.JOINING: "it is joining; wait for start()",
+            KitState.JOINED: "it is a member",
+            KitState.FENCED: "it joins again by itself as soon as etcd answers",
+            KitState.DRAINING: "it is stopping; start() it afterwards",
+            KitState.STOPPED: "it has stopped; start() it",
+        }
+        state = self.state
+        if state in advice:
+            raise KitStateError(
+                f"rejoin() is for a node that was removed or taken over, and this one is "
+                f"{str(state)!r}: {advice[state]}",
+                state=state,
+            )
+
     def forget_parent(self) -> None:
         """In a forked child: whatever the parent may do, this process may not."""
         if self.snapshot is not None:
@@ -248,7 +300,7 @@ class Runner:
         if self._cancelled.is_set():
             raise KitStateError("the kit was stopped while it was starting", state=KitState.STOPPED)
 
-    def _join(self, after: str | None) -> None:
+    def _join(self, after: str | None) -> Session:
         assert self._joiner is not None
         assert self._keep_alive is not None
         nonce = secrets.token_hex(16)
@@ -258,6 +310,7 @@ class Runner:
             self._session = session
         self._keep_alive.attach(session)
         self._queue.put(_Registered(session))
+        return session
 
     def _rejoin(self, effect: m.Register) -> None:
         # Jitter: the nodes that an outage has fenced must not come back as one.

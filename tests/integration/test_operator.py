@@ -9,7 +9,15 @@ import sys
 
 import pytest
 
-from clusterkit import FencedError, FencedEvent, KitState, NodeLeaveEvent
+from clusterkit import (
+    FencedError,
+    FencedEvent,
+    KitState,
+    KitStateError,
+    NodeLeaveEvent,
+    NodeRejoinEvent,
+    UnfencedEvent,
+)
 
 from .support import REPOSITORY, SECONDS, Cluster, Member, Recorder, agree, eventually, is_state
 
@@ -74,6 +82,29 @@ def test_a_removal_is_seen_by_all_and_the_removed_node_stays_out(cluster: Cluste
     removed.start()
     assert is_state(removed, KitState.JOINED)()
     eventually(lambda: set(members[0].kit.cluster.nodes) == {"a", "b", "c"})
+
+
+def test_a_removed_node_rejoins_when_the_application_wants_it(cluster: Cluster) -> None:
+    members, recorders = three(cluster)
+    owned, replica = members[0].holds("c")
+    with pytest.raises(KitStateError, match=r"'joined'"):
+        members[2].rejoin()
+    assert remove(cluster, "c").returncode == 0
+    eventually(is_state(members[2], KitState.REMOVED))
+    members[2].rejoin()
+    assert members[2].kit.state is KitState.JOINED
+    for recorder in recorders:
+        rejoin = recorder.one(NodeRejoinEvent)
+        assert rejoin.node.id == "c"
+        assert rejoin.offline_duration is not None
+        assert set(rejoin.partitions_before_leave) == owned | replica
+    assert recorders[0].one(NodeRejoinEvent) == recorders[2].one(NodeRejoinEvent)
+    assert recorders[2].one(UnfencedEvent).rejoined
+    agree(members)
+    # As a new stay: its data come again.
+    to_c = [e for e in recorders[2].changes() if e.copy_to_node.id == "c"]
+    assert {e.partition_id for e in to_c if e.needs_data} == owned | replica
+    members[2].wait_ready()
 
 
 def test_a_removal_of_who_is_not_there_is_one_line(threads_cluster: Cluster) -> None:

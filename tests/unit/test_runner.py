@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 from collections.abc import Callable, Iterator
@@ -314,6 +315,108 @@ def test_whom_an_administrator_removes_lets_go_of_its_lease(world: World) -> Non
     runner.ended.result(10)
     (end,) = state_of(world.plain).history["a"].departures
     assert end.reason == "removed_by_admin"
+
+
+def test_a_removed_node_joins_again_when_it_is_asked_to(world: World) -> None:
+    news: list[str] = []
+    hooks = Hooks()
+    hooks.on_fenced(lambda e: news.append("fenced"))
+    hooks.on_node_rejoin(lambda e: news.append(f"rejoin of {e.node.id}"))
+    hooks.on_unfenced(lambda e: news.append(f"unfenced, rejoined={e.rejoined}"))
+    runner = world.runner(hooks=hooks)
+    runner.start()
+    for _ in range(2):
+        news.clear()
+        remove_by_admin(world.plain, "a")
+        runner.when(lambda s: s.kit_state is KitState.REMOVED).result(10)
+        runner.rejoin()
+        assert runner.snapshot is not None
+        assert runner.snapshot.kit_state is KitState.JOINED
+        assert runner.snapshot.session is not None
+        eventually(lambda: len(news) == 3, "three hooks")
+        assert news[0] == "fenced"
+        assert set(news[1:]) == {"rejoin of a", "unfenced, rejoined=True"}
+    member = state_of(world.plain).members["a"]
+    assert member.previous is not None
+    assert member.previous.reason == "removed_by_admin"
+    eventually(lambda: state_of(world.plain).alive, "its sign of life outlives the old lease")
+
+
+def test_two_who_ask_for_it_at_once_are_one_rejoin(world: World) -> None:
+    runner = world.runner()
+    runner.start()
+    remove_by_admin(world.plain, "a")
+    runner.when(lambda s: s.kit_state is KitState.REMOVED).result(10)
+    sent = threading.Event()
+
+    def held_up(call: Callable[[], Any]) -> Any:
+        sent.set()
+        asked[1].start()  # while the first is in the middle of its join
+        return call()
+
+    world.stores[0].next("txn", held_up)
+    states: list[KitState | None] = []
+
+    def ask() -> None:
+        with contextlib.suppress(KitStateError):  # the first may be back before it asks
+            runner.rejoin()
+        states.append(state(runner))
+
+    asked = [threading.Thread(target=ask) for _ in range(2)]
+    asked[0].start()
+    assert sent.wait(10)
+    for asker in asked:
+        asker.join(10)
+    assert states == [KitState.JOINED] * 2
+    assert state(runner) is KitState.JOINED
+    ends = [d.reason for d in state_of(world.plain).history["a"].departures]
+    assert ends == ["removed_by_admin"]
+
+
+def test_who_is_not_out_cannot_rejoin(world: World) -> None:
+    runner = world.runner()
+    with pytest.raises(KitStateError, match=r"'joining'.* wait for start\(\)"):
+        runner.rejoin()
+    runner.start()
+    with pytest.raises(KitStateError, match=r"'joined'.* it is a member") as caught:
+        runner.rejoin()
+    assert caught.value.state is KitState.JOINED
+    runner.request_stop(1.0)
+    runner.ended.result(10)
+    with pytest.raises(KitStateError, match=r"'stopped'.* start\(\) it"):
+        runner.rejoin()
+
+
+def test_a_rejoin_that_fails_leaves_the_node_out_and_may_be_tried_again(world: World) -> None:
+    runner = world.runner()
+    runner.start()
+    remove_by_admin(world.plain, "a")
+    runner.when(lambda s: s.kit_state is KitState.REMOVED).result(10)
+    world.stores[0].next("grant", raising(StoreUnavailableError("nobody there")))
+    with pytest.raises(StoreUnavailableError):
+        runner.rejoin()
+    assert state(runner) is KitState.REMOVED
+    runner.rejoin()
+    assert state(runner) is KitState.JOINED
+
+
+def test_a_node_that_is_removed_again_while_it_rejoins_is_told(world: World) -> None:
+    runner = world.runner()
+    runner.start()
+    remove_by_admin(world.plain, "a")
+    runner.when(lambda s: s.kit_state is KitState.REMOVED).result(10)
+
+    def joined_and_removed(call: Callable[[], Any]) -> Any:
+        answer = call()
+        remove_by_admin(world.plain, "a")
+        return answer
+
+    world.stores[0].next("txn", joined_and_removed)
+    with pytest.raises(KitStateError, match="has ended already"):
+        runner.rejoin()
+    assert state(runner) is KitState.REMOVED
+    runner.rejoin()
+    assert state(runner) is KitState.JOINED
 
 
 def test_a_stop_while_it_tries_to_join_again(world: World) -> None:
