@@ -12,9 +12,10 @@ from collections.abc import Callable
 from ..core import codec
 from ..core.keys import Keys
 from ..errors import StoreError
-from ..ports import Compare, Put, Store, Txn
+from ..ports import Compare, Delete, Put, Store, Txn
 from .departures import CloseHistory
 from .machine import WriteReceipt
+from .pruning import PruneHistory
 from .session import Session
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,10 @@ class Errands:
     def close_history(self, write: CloseHistory) -> None:
         """Writes the end of a stay once; whoever asks repeats it until it is seen to be done."""
         self._queue.put(lambda: self._write_history(write))
+
+    def prune_history(self, prune: PruneHistory) -> None:
+        """Deletes a history once; if that fails, a later check finds it again."""
+        self._queue.put(lambda: self._prune_history(prune))
 
     def revoke(self, session: Session) -> None:
         """Revokes a lease that is not wanted any more; if that fails it expires by itself."""
@@ -120,6 +125,15 @@ class Errands:
     def _write_history(self, write: CloseHistory) -> None:
         self._store.txn(history_txn(self._keys, write), timeout=self._timeout)
 
+    def _prune_history(self, prune: PruneHistory) -> None:
+        result = self._store.txn(prune_txn(self._keys, prune), timeout=self._timeout)
+        if result.succeeded:
+            logger.info(
+                "forgot node %s, which has been gone for long",
+                prune.node_id,
+                extra={"ck_node": prune.node_id, "ck_revision": result.revision},
+            )
+
 
 def receipt_txn(keys: Keys, node_id: str, write: WriteReceipt) -> Txn:
     """Writes a receipt; not for a stay that is over: its key is compared."""
@@ -133,6 +147,18 @@ def history_txn(keys: Keys, write: CloseHistory) -> Txn:
     """Writes a history, if it is still the one that the write was made from."""
     key = keys.history(write.node_id)
     return Txn((Compare(key, "mod", "==", write.revision),), (Put(key, write.value),))
+
+
+def prune_txn(keys: Keys, prune: PruneHistory) -> Txn:
+    """Deletes a history, if it is still the one that was judged, and the node no member."""
+    key = keys.history(prune.node_id)
+    return Txn(
+        (
+            Compare(key, "mod", "==", prune.revision),
+            Compare(keys.node(prune.node_id), "version", "==", 0),
+        ),
+        (Delete(key),),
+    )
 
 
 # The first releases in which a leader that was stalled, and is no longer the leader, cannot revoke

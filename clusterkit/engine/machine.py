@@ -54,6 +54,7 @@ from .jobs import (
     RebalanceCompleted,
     StartJob,
 )
+from .pruning import PruneHistory, Pruning
 from .session import LeaseDoubted, LeaseLost, LeaseNews, Session
 from .snapshot import Snapshot, view_of
 
@@ -114,6 +115,7 @@ Effect: TypeAlias = (
     Publish
     | WriteReceipt
     | CloseHistory
+    | PruneHistory
     | Register
     | Drop
     | Note
@@ -157,6 +159,7 @@ class Machine:
         self._holdings = Holdings()
         self.ledger = plan.Ledger()
         self._departures = Departures(node_id)
+        self._pruning = Pruning(node_id)
         self._kit_state = KitState.JOINING
         self._live = False  # whether this node's own join has been seen: only then are there events
         self._expected: str | None = None
@@ -190,6 +193,7 @@ class Machine:
         self._holdings.assume(self._rows, nonces, self._state.receipts, self._state.epoch)
         self.ledger.start_from(self._rows)
         self._departures.found(self._state, at.mono)
+        self._pruning.begin(at.mono)
         if self._observer:
             self._live = True
             self._kit_state = KitState.JOINED
@@ -314,7 +318,7 @@ class Machine:
             self._settle_at,
             self._retry_at,
             self._health_at,
-            self._departures.wake_at() if self._registered() else None,
+            *((self._departures.wake_at(), self._pruning.wake_at()) if self._registered() else ()),
             self._dispatcher.wake_at(),
         )
         return min((t for t in times if t is not None), default=None)
@@ -579,6 +583,7 @@ class Machine:
         self._assess(registered, at)
         if registered:
             self._out += self._departures.due(self._state, at.mono)
+            self._out += self._pruning.due(self._state, at.mono, at.wall)
         snapshot = self._snapshot(registered)
         # First of all: a hook that is started by this step must see what it is told of.
         out: list[Effect] = [] if snapshot is None else [Publish(snapshot)]

@@ -33,6 +33,7 @@ from .errands import Errands
 from .executors import Executors, JobEnded
 from .jobs import CancelJob, HookSlow, HookTimedOut, StartJob
 from .join import DisplacedError, Joiner, Profile
+from .pruning import PruneHistory
 from .session import KeepAlive, LeaseDoubted, LeaseLost, LeaseProven, Session
 from .snapshot import Snapshot
 from .watcher import Changed, Reread, WatchBroke, Watcher
@@ -393,8 +394,10 @@ class Runner:
         wake_at = None if self.failure is not None else self._machine.wake_at()
         if wake_at is None:
             return self._queue.get()
-        # A closed application loop tells nobody: whoever waits for hooks looks now and then.
-        timeout = min(max(0.0, wake_at - self._clock.monotonic()), _CHECK_SECONDS)
+        timeout = max(0.0, wake_at - self._clock.monotonic())
+        if self._executors.busy:
+            # A closed application loop tells nobody: whoever waits for hooks looks now and then.
+            timeout = min(timeout, _CHECK_SECONDS)
         try:
             return self._queue.get(timeout=timeout)
         except queue.Empty:
@@ -459,6 +462,9 @@ class Runner:
             case CloseHistory():
                 if self._errands is not None:
                     self._errands.close_history(effect)
+            case PruneHistory():
+                if self._errands is not None:
+                    self._errands.prune_history(effect)
             case m.Register():
                 threading.Thread(
                     target=self._rejoin, args=(effect,), name="clusterkit-rejoin", daemon=True

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -14,10 +15,14 @@ from clusterkit import (
     FencedEvent,
     KitState,
     KitStateError,
+    NodeJoinEvent,
     NodeLeaveEvent,
     NodeRejoinEvent,
     UnfencedEvent,
 )
+from clusterkit.core import codec
+from clusterkit.core.records import Departure, Registration
+from clusterkit.engine import pruning
 
 from .support import REPOSITORY, SECONDS, Cluster, Member, Recorder, agree, eventually, is_state
 
@@ -117,3 +122,26 @@ def test_a_removal_of_who_is_not_there_is_one_line(threads_cluster: Cluster) -> 
     done = remove(threads_cluster, "a")
     assert (done.returncode, done.stderr) == (0, "")
     assert "removed a at a.test:8000 from c: it held 16 partitions" in done.stdout
+
+
+def test_who_has_been_gone_for_long_is_forgotten(
+    threads_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "CHECK_SECONDS", 0.2)
+    cluster, now = threads_cluster, datetime.now(UTC)
+    for name, days in (("old", 8), ("recent", 6)):
+        stay = Registration(name, name, now - timedelta(days=90))
+        end = Departure(stay, "graceful_shutdown", now - timedelta(days=days), 0)
+        cluster.put(cluster.keys.history(name), codec.history_with(b"", ended=end))
+    recorder = Recorder()
+    members = [cluster.node("a", hooks=recorder), cluster.node("b")]
+    eventually(lambda: not cluster.read(cluster.keys.history("old")).kvs)
+    agree(members)
+    left = {kv.key for kv in cluster.read(cluster.keys.histories).kvs}
+    assert left == {cluster.keys.history(name) for name in ("a", "b", "recent")}
+    # Whoever comes back after all is new; whoever is remembered is not.
+    cluster.node("old")
+    cluster.node("recent")
+    eventually(lambda: recorder.of(NodeRejoinEvent))
+    assert [e.node.id for e in recorder.of(NodeJoinEvent)] == ["a", "b", "old"]
+    assert [e.node.id for e in recorder.of(NodeRejoinEvent)] == ["recent"]

@@ -35,7 +35,7 @@ from clusterkit.core.records import (
 )
 from clusterkit.engine.departures import CloseHistory
 from clusterkit.engine.dispatcher import Dispatcher
-from clusterkit.engine.errands import history_txn, receipt_txn
+from clusterkit.engine.errands import history_txn, prune_txn, receipt_txn
 from clusterkit.engine.jobs import Action, CancelJob, HookTimedOut, Job, StartJob
 from clusterkit.engine.join import DisplacedError, Joiner, Profile
 from clusterkit.engine.machine import (
@@ -48,6 +48,7 @@ from clusterkit.engine.machine import (
     Register,
     WriteReceipt,
 )
+from clusterkit.engine.pruning import PruneHistory
 from clusterkit.engine.session import LeaseDoubted, LeaseLost, LeaseProven, Session
 from clusterkit.engine.snapshot import Snapshot
 from clusterkit.errors import ClusterKitError, NodeIdConflictError, StoreError
@@ -236,6 +237,7 @@ class Life:
         self.calls: list[Call] = []
         self.notes: list[str] = []
         self.receipts: list[WriteReceipt] = []
+        self.pruned: list[str] = []
         self.registers = 0
         self.open: dict[int, Call] = {}
         self.snapshot: Snapshot | None = None
@@ -391,6 +393,10 @@ class Life:
             case CloseHistory():
                 txn = history_txn(self.sim.keys, effect)
                 self.sim.after(0.01, lambda: self._write(txn), self)
+            case PruneHistory():
+                pruning = prune_txn(self.sim.keys, effect)
+                self.pruned.append(effect.node_id)
+                self.sim.after(0.01, lambda: self._write(pruning), self)
             case Register(after, delay):
                 self.registers += 1
                 self.sim.after(delay, lambda: self._join(after), self)
