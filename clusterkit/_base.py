@@ -198,6 +198,7 @@ class KitBase(Hooks):
             hooks_queued=run.dispatcher.queued,
             hook_failures=run.dispatcher.failures,
             watch_restarts=run.runner.watch_restarts,
+            divergences=run.runner.divergences,
         )
 
     def owed(self) -> tuple[OwedMove, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ..core import codec
 from ..core.keys import Keys
 from ..errors import StoreError
-from ..ports import Compare, Delete, Put, Store, Txn
+from ..ports import Compare, Delete, Put, RangeResult, Store, Txn
 from .departures import CloseHistory
 from .machine import WriteReceipt
 from .pruning import PruneHistory
@@ -53,6 +53,10 @@ class Errands:
     def prune_history(self, prune: PruneHistory) -> None:
         """Deletes a history once; if that fails, a later check finds it again."""
         self._queue.put(lambda: self._prune_history(prune))
+
+    def read_view(self, report: Callable[[RangeResult], None]) -> None:
+        """Reads the whole prefix once, and reports it unless that fails."""
+        self._queue.put(lambda: report(self._store.range(self._keys.root, timeout=self._timeout)))
 
     def revoke(self, session: Session) -> None:
         """Revokes a lease that is not wanted any more; if that fails it expires by itself."""

@@ -41,6 +41,7 @@ from ..events import (
 from ..hooks import HookKind
 from ..model import ClusterHealth, KitState
 from ..ports import RangeResult, WatchBatch
+from .comparison import Comparison, ReadView
 from .departures import CloseHistory, Departures
 from .dispatcher import Dispatcher, HookTimeoutError
 from .jobs import (
@@ -61,6 +62,7 @@ from .snapshot import Snapshot, view_of
 _FIRST_RETRY = 1.0
 _LAST_RETRY = 60.0
 _FIRST_REGISTER, _LAST_REGISTER = 0.5, 2.0
+_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,13 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadAgain:
+    """Open the watch anew, with a reading of the whole prefix before it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something for the log."""
 
@@ -116,6 +125,8 @@ Effect: TypeAlias = (
     | WriteReceipt
     | CloseHistory
     | PruneHistory
+    | ReadView
+    | ReadAgain
     | Register
     | Drop
     | Note
@@ -160,6 +171,8 @@ class Machine:
         self.ledger = plan.Ledger()
         self._departures = Departures(node_id)
         self._pruning = Pruning(node_id)
+        self._comparison = Comparison(keys, node_id)
+        self.divergences = 0  # how often the view was found to be not what etcd has
         self._kit_state = KitState.JOINING
         self._live = False  # whether this node's own join has been seen: only then are there events
         self._expected: str | None = None
@@ -194,6 +207,7 @@ class Machine:
         self.ledger.start_from(self._rows)
         self._departures.found(self._state, at.mono)
         self._pruning.begin(at.mono)
+        self._comparison.begin(at.mono)
         if self._observer:
             self._live = True
             self._kit_state = KitState.JOINED
@@ -249,6 +263,7 @@ class Machine:
         if batch.revision <= self._state.revision:
             return []
         new, changes = membership.step(self._keys, self._state, batch)
+        self._comparison.changed(batch.events)
         self._advance(new, changes, at, seen=True)
         return self._done(at)
 
@@ -263,10 +278,30 @@ class Machine:
         new, changes = membership.reread(
             self._keys, self._state, read.kvs, read.revision, read.cluster_id
         )
+        self._comparison.reread()
         self._advance(new, changes, at, seen=False)
         # Somebody else may have been the owner in between: ownership is dated anew.
         self._owned_since, self._published = {}, None
         self._departures.found(new, at.mono)
+        return self._done(at)
+
+    def compare(self, read: RangeResult, number: int, at: Instant) -> list[Effect]:
+        """The reading that ``ReadView`` asked for: whether the view is what etcd has."""
+        wrong = self._comparison.judge(self._state, read, number, at.mono)
+        if wrong:
+            self.divergences += 1
+            named = ", ".join(key.decode(errors="backslashreplace") for key in wrong[:_NAMED])
+            if len(wrong) > _NAMED:
+                named += f" and {len(wrong) - _NAMED} more"
+            self._note(
+                _ERROR,
+                "this node's view of the cluster is not what etcd has, which is a defect of "
+                "ClusterKit; please report it. Reading everything again. The keys: %s",
+                named,
+                ck_revision=self._state.revision,
+                ck_etcd_revision=read.revision,
+            )
+            self._out.append(ReadAgain("the view differs from what etcd has"))
         return self._done(at)
 
     def lease(self, news: LeaseNews, at: Instant) -> list[Effect]:
@@ -318,10 +353,14 @@ class Machine:
             self._settle_at,
             self._retry_at,
             self._health_at,
-            *((self._departures.wake_at(), self._pruning.wake_at()) if self._registered() else ()),
+            *(self._chores() if self._registered() else ()),
             self._dispatcher.wake_at(),
         )
         return min((t for t in times if t is not None), default=None)
+
+    def _chores(self) -> tuple[float | None, ...]:
+        """When a member next has to do something for the cluster, or for its own certainty."""
+        return self._departures.wake_at(), self._pruning.wake_at(), self._comparison.wake_at()
 
     # -- one revision ------------------------------------------------------------------------
 
@@ -584,6 +623,7 @@ class Machine:
         if registered:
             self._out += self._departures.due(self._state, at.mono)
             self._out += self._pruning.due(self._state, at.mono, at.wall)
+            self._out += self._comparison.due(at.mono)
         snapshot = self._snapshot(registered)
         # First of all: a hook that is started by this step must see what it is told of.
         out: list[Effect] = [] if snapshot is None else [Publish(snapshot)]

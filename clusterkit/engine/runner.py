@@ -28,6 +28,7 @@ from ..errors import ClusterKitError, KitStateError, NodeIdConflictError, StoreE
 from ..model import KitState
 from ..ports import Clock, Put, RangeResult, Store, Txn
 from . import machine as m
+from .comparison import ReadView
 from .departures import CloseHistory
 from .errands import Errands
 from .executors import Executors, JobEnded
@@ -66,6 +67,12 @@ class _RegisterFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class _Read:
+    result: RangeResult
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Await:
     predicate: Callable[[Snapshot], bool]
     future: Future[None]
@@ -86,6 +93,7 @@ _Message: TypeAlias = (
     | _Expect
     | _Registered
     | _RegisterFailed
+    | _Read
     | _Await
     | _Stop
     | _Finished
@@ -166,6 +174,11 @@ class Runner:
         if self.ended.done():
             return KitState.STOPPED
         return KitState.JOINING if self.snapshot is None else self.snapshot.kit_state
+
+    @property
+    def divergences(self) -> int:
+        """How often the view was found to be not what etcd has."""
+        return self._machine.divergences
 
     def start(self) -> None:
         """Reads the cluster, joins, and returns when the view has this node in it. Blocks.
@@ -417,6 +430,8 @@ class Runner:
                 return self._machine.lease(message, at)
             case Reread(result, reason):
                 return self._machine.reread(result, reason, at)
+            case _Read(result, number):
+                return self._machine.compare(result, number, at)
             case WatchBroke():
                 self.watch_restarts += 1
             case _Begin(read):
@@ -465,6 +480,12 @@ class Runner:
             case PruneHistory():
                 if self._errands is not None:
                     self._errands.prune_history(effect)
+            case ReadView(number):
+                if self._errands is not None:
+                    self._errands.read_view(lambda read: self._queue.put(_Read(read, number)))
+            case m.ReadAgain(reason):
+                if self._watcher is not None:
+                    self._watcher.read_again(reason)
             case m.Register():
                 threading.Thread(
                     target=self._rejoin, args=(effect,), name="clusterkit-rejoin", daemon=True

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 
@@ -19,10 +21,15 @@ from clusterkit import (
     NodeLeaveEvent,
     NodeRejoinEvent,
     UnfencedEvent,
+    _compose,
 )
+from clusterkit.config import Options
 from clusterkit.core import codec
 from clusterkit.core.records import Departure, Registration
-from clusterkit.engine import pruning
+from clusterkit.engine import comparison, pruning
+from clusterkit.etcd import EtcdStore
+from clusterkit.etcd.watch import EtcdWatch
+from clusterkit.ports import WatchBatch
 
 from .support import REPOSITORY, SECONDS, Cluster, Member, Recorder, agree, eventually, is_state
 
@@ -145,3 +152,55 @@ def test_who_has_been_gone_for_long_is_forgotten(
     eventually(lambda: recorder.of(NodeRejoinEvent))
     assert [e.node.id for e in recorder.of(NodeJoinEvent)] == ["a", "b", "old"]
     assert [e.node.id for e in recorder.of(NodeRejoinEvent)] == ["recent"]
+
+
+class LossyStore(EtcdStore):
+    """etcd, but one revision never arrives."""
+
+    def __init__(self, options: Options, lost: bytes) -> None:
+        super().__init__(options.endpoints)
+        self._lost: bytes | None = lost
+
+    def watch(self, prefix: bytes, start_revision: int) -> EtcdWatch:
+        watch = super().watch(prefix, start_revision)
+
+        def batches() -> Iterator[WatchBatch]:
+            for batch in watch:
+                if self._lost in {event.kv.key for event in batch.events}:
+                    self._lost = None
+                else:
+                    yield batch
+
+        return cast(EtcdWatch, _Lossy(watch, batches()))
+
+
+class _Lossy:
+    def __init__(self, watch: EtcdWatch, batches: Iterator[WatchBatch]) -> None:
+        self._watch, self._batches = watch, batches
+
+    def __iter__(self) -> Iterator[WatchBatch]:
+        return self._batches
+
+    def close(self) -> None:
+        self._watch.close()
+
+
+def test_a_revision_that_never_arrived_is_found_and_repaired(
+    threads_cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(comparison, "EVERY_SECONDS", 0.2)
+    monkeypatch.setattr(comparison, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(comparison, "PATIENCE_SECONDS", 0.5)
+    cluster, recorder = threads_cluster, Recorder()
+    lost = cluster.keys.node("c")
+    with monkeypatch.context() as lossy:
+        lossy.setattr(_compose, "store_of", lambda options: LossyStore(options, lost))
+        a = cluster.node("a", hooks=recorder)
+    others = [cluster.node("b"), cluster.node("c")]
+    eventually(lambda: "c" in a.kit.cluster.nodes)
+    agree([a, *others])
+    assert [e.node.id for e in recorder.of(NodeJoinEvent)] == ["a", "b", "c"]
+    assert [m.kit.stats().divergences for m in (a, *others)] == [1, 0, 0]
+    (told,) = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert lost.decode() in told.message
+    assert a.kit.partitions() == others[0].kit.partitions()

@@ -33,6 +33,7 @@ from clusterkit.core.records import (
     RebalanceRequest,
     Receipt,
 )
+from clusterkit.engine.comparison import ReadView
 from clusterkit.engine.departures import CloseHistory
 from clusterkit.engine.dispatcher import Dispatcher
 from clusterkit.engine.errands import history_txn, prune_txn, receipt_txn
@@ -45,6 +46,7 @@ from clusterkit.engine.machine import (
     Machine,
     Note,
     Publish,
+    ReadAgain,
     Register,
     WriteReceipt,
 )
@@ -209,6 +211,7 @@ class Life:
             dispatcher=self.dispatcher,
             settle_seconds=SETTLE,
         )
+        self.machine._comparison._every = sim.compare_every
         profile = Profile(
             node_id=node_id,
             address=f"{node_id}:1",
@@ -238,6 +241,7 @@ class Life:
         self.notes: list[str] = []
         self.receipts: list[WriteReceipt] = []
         self.pruned: list[str] = []
+        self.doubts: list[str] = []
         self.registers = 0
         self.open: dict[int, Call] = {}
         self.snapshot: Snapshot | None = None
@@ -393,6 +397,11 @@ class Life:
             case CloseHistory():
                 txn = history_txn(self.sim.keys, effect)
                 self.sim.after(0.01, lambda: self._write(txn), self)
+            case ReadView(number):
+                self.sim.after(0.01, lambda: self._compare(number), self)
+            case ReadAgain(reason):
+                self.doubts.append(reason)
+                self.sim.after(0.01, self.reread, self)
             case PruneHistory():
                 pruning = prune_txn(self.sim.keys, effect)
                 self.pruned.append(effect.node_id)
@@ -423,6 +432,13 @@ class Life:
             return False
         self.sim.collect()
         return True
+
+    def _compare(self, number: int) -> None:
+        with contextlib.suppress(StoreError):
+            read = self.store.range(self.sim.keys.root, timeout=_CALL)
+            self.sim.after(
+                0.3, lambda: self.tell(self.machine.compare(read, number, self.at())), self
+            )
 
     def _revoke(self, session: Session) -> None:
         try:
@@ -476,6 +492,7 @@ class Simulation:
     """The world of the nodes."""
 
     partitions: int = 8
+    compare_every: float = 300.0
     clock: VirtualClock = field(default_factory=VirtualClock)
 
     def __post_init__(self) -> None:

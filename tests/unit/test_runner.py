@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from clusterkit.engine import comparison
 from clusterkit.engine.clock import SystemClock
 from clusterkit.engine.dispatcher import Dispatcher
 from clusterkit.engine.executors import Executors
@@ -20,6 +21,7 @@ from clusterkit.engine.runner import Runner
 from clusterkit.errors import KitStateError, NodeIdConflictError, StoreUnavailableError
 from clusterkit.hooks import Hooks
 from clusterkit.model import KitState
+from clusterkit.ports import Watch, WatchBatch
 from clusterkit.testing.memory import MemoryServer, MemoryStore
 from tests.support.bench import (
     KEYS,
@@ -444,6 +446,58 @@ def test_a_manual_rebalance_is_answered_with_its_revision(world: World) -> None:
     revision = runner.request_rebalance("because")
     runner.when(lambda s: s.view.revision >= revision).result(10)
     eventually(lambda: starts and starts[-1] in ("manual", "rebalance"), "a rebalance begins")
+
+
+class Dropping:
+    """A watch that loses the first batch of which a predicate holds."""
+
+    def __init__(self, inner: Watch, lost: Callable[[WatchBatch], bool]) -> None:
+        self._inner, self._lost = inner, lost
+        self._done = False
+
+    def __iter__(self) -> Iterator[WatchBatch]:
+        for batch in self._inner:
+            if not self._done and self._lost(batch):
+                self._done = True
+            else:
+                yield batch
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def joins_of(node_id: str, batch: WatchBatch) -> bool:
+    return any(e.kind == "put" and e.kv.key == KEYS.node(node_id) for e in batch.events)
+
+
+def test_what_the_watch_has_lost_is_found_and_repaired(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "EVERY_SECONDS", 0.1)
+    monkeypatch.setattr(comparison, "AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(comparison, "PATIENCE_SECONDS", 0.3)
+    joined: list[str] = []
+    hooks = Hooks()
+    hooks.on_node_join(lambda e: joined.append(e.node.id))
+    a = world.runner(hooks=hooks)
+    world.stores[0].next(
+        "watch", lambda watch: Dropping(watch(), lambda batch: joins_of("b", batch))
+    )
+    a.start()
+    world.runner(profile("b")).start()
+    a.when(lambda s: set(s.view.nodes) == {"a", "b"}).result(10)
+    eventually(lambda: joined == ["a", "b"], "nobody's join is lost")
+    assert a.divergences == 1
+    (record,) = [r for r in caplog.records if "defect" in r.message]
+    assert record.levelname == "ERROR"
+    assert "/clusterkit/test/c/nodes/b" in record.message
+    # It is over with that: the same comparison goes on and finds nothing more.
+    reads = len([call for call, _ in world.stores[0].calls if call == "range"])
+    eventually(
+        lambda: len([c for c, _ in world.stores[0].calls if c == "range"]) > reads + 3, "readings"
+    )
+    assert a.divergences == 1
+    assert state(a) is KitState.JOINED
 
 
 def test_a_hook_may_ask_for_the_stop(world: World) -> None:
