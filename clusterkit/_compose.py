@@ -13,6 +13,7 @@ from .core.keys import Keys
 from .core.ownership import ALGORITHM_VERSION, rows_of
 from .core.plan import Ledger
 from .core.records import ClusterConfig
+from .engine.checks import Checks, HealthCheck
 from .engine.clock import SystemClock
 from .engine.dispatcher import Dispatcher
 from .engine.executors import Executors
@@ -57,9 +58,14 @@ def store_of(options: Options) -> EtcdStore:
 
 
 def node(
-    options: Options, specs: tuple[HookSpec, ...], loop: asyncio.AbstractEventLoop | None
+    options: Options,
+    specs: tuple[HookSpec, ...],
+    loop: asyncio.AbstractEventLoop | None,
+    checks: tuple[HealthCheck, ...] = (),
 ) -> Run:
-    """A node that will join. Its hooks run on ``loop``, or on a private one where there is none.
+    """A node that will join, with its hooks and health checks.
+
+    What is a coroutine runs on ``loop``, or on a private one where there is none.
 
     Raises:
         OptionError: There is no address.
@@ -87,7 +93,7 @@ def node(
             seed=secrets.randbits(64),
         ),
     )
-    return _assemble(options, profile, specs, loop)
+    return _assemble(options, profile, specs, loop, checks)
 
 
 def observer(options: Options, specs: tuple[HookSpec, ...]) -> Run:
@@ -146,6 +152,7 @@ def _assemble(
     profile: Profile | None,
     specs: tuple[HookSpec, ...],
     loop: asyncio.AbstractEventLoop | None,
+    checks: tuple[HealthCheck, ...] = (),
     store: Store | None = None,
 ) -> Run:
     keys = Keys.of(options.prefix, options.cluster)
@@ -180,7 +187,10 @@ def _assemble(
         executors=lambda report: Executors(report, loop=loop, context=context),
         connect_timeout=connect_timeout,
         call_timeout=connect_timeout,
+        checks=lambda report: Checks(report, loop=loop, context=context),
     )
+    for check in checks:
+        runner.add_check(check)
     return Run(
         node_id=node_id,
         runner=runner,

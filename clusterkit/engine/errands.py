@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 from ..core import codec
 from ..core.keys import Keys
+from ..core.records import Alive
 from ..errors import StoreError
 from ..ports import Compare, Delete, Put, RangeResult, Store, Txn
 from .departures import CloseHistory
-from .machine import WriteReceipt
+from .machine import WriteAlive, WriteReceipt
 from .pruning import PruneHistory
 from .session import Session
 
@@ -32,7 +33,7 @@ class Errands:
         self._keys = keys
         self._node_id = node_id
         self._timeout = call_timeout
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         # Each is set by one thread: the newest receipt by the runner, what is done with it by this.
         self._newest: WriteReceipt | None = None
@@ -53,6 +54,11 @@ class Errands:
     def prune_history(self, prune: PruneHistory) -> None:
         """Deletes a history once; if that fails, a later check finds it again."""
         self._queue.put(lambda: self._prune_history(prune))
+
+    def alive(self, write: WriteAlive) -> None:
+        """Writes the sign of life once; whoever asks repeats it until it is seen to be done."""
+        txn = alive_txn(self._keys, self._node_id, write)
+        self._queue.put(lambda: self._store.txn(txn, timeout=self._timeout))
 
     def read_view(self, report: Callable[[RangeResult], None]) -> None:
         """Reads the whole prefix once, and reports it unless that fails."""
@@ -76,7 +82,7 @@ class Errands:
         failures = 0
         while True:
             pause = None if self._newest is self._done else self._retry * random.uniform(0.5, 1.5)
-            errand: Callable[[], None] | None
+            errand: Callable[[], object] | None
             try:
                 errand = self._queue.get(timeout=pause)
             except queue.Empty:
@@ -145,6 +151,14 @@ def receipt_txn(keys: Keys, node_id: str, write: WriteReceipt) -> Txn:
     own = Compare(keys.node(node_id), "lease", "==", lease)
     put = Put(keys.applied(node_id), codec.encode_receipt(write.receipt), lease)
     return Txn((own,), (put,))
+
+
+def alive_txn(keys: Keys, node_id: str, write: WriteAlive) -> Txn:
+    """Writes a sign of life; not for a stay that is over: its key is compared."""
+    lease = write.session.lease_id
+    own = Compare(keys.node(node_id), "lease", "==", lease)
+    value = codec.encode_alive(Alive(write.session.nonce, write.failing))
+    return Txn((own,), (Put(keys.alive(node_id, write.incarnation), value, lease),))
 
 
 def history_txn(keys: Keys, write: CloseHistory) -> Txn:

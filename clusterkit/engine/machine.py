@@ -63,6 +63,7 @@ _FIRST_RETRY = 1.0
 _LAST_RETRY = 60.0
 _FIRST_REGISTER, _LAST_REGISTER = 0.5, 2.0
 _NAMED = 10
+_FIRST_ALIVE, _LAST_ALIVE = 1.0, 30.0  # the first is also the least between two writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,15 @@ class WriteReceipt:
 
     session: Session
     receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class WriteAlive:
+    """Publish which health checks fail here, in the sign of life."""
+
+    session: Session
+    incarnation: str
+    failing: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +133,7 @@ class Note:
 Effect: TypeAlias = (
     Publish
     | WriteReceipt
+    | WriteAlive
     | CloseHistory
     | PruneHistory
     | ReadView
@@ -172,6 +183,10 @@ class Machine:
         self._departures = Departures(node_id)
         self._pruning = Pruning(node_id)
         self._comparison = Comparison(keys, node_id)
+        self._failing: tuple[str, ...] = ()
+        self._alive_after = 0.0  # when the sign of life may next be written
+        self._alive_retry = _FIRST_ALIVE
+        self._alive_at: float | None = None  # when it will be
         self.divergences = 0  # how often the view was found to be not what etcd has
         self._kit_state = KitState.JOINING
         self._live = False  # whether this node's own join has been seen: only then are there events
@@ -319,6 +334,11 @@ class Machine:
                 self._doubted = False
         return self._done(at)
 
+    def checked(self, failing: tuple[str, ...], at: Instant) -> list[Effect]:
+        """These of the application's health checks fail now, and no others."""
+        self._failing = failing
+        return self._done(at)
+
     def job_ended(self, job_id: int, error: BaseException | None, at: Instant) -> list[Effect]:
         """A hook has ended."""
         self._take(self._dispatcher.ended(job_id, error, at.mono), at)
@@ -360,7 +380,12 @@ class Machine:
 
     def _chores(self) -> tuple[float | None, ...]:
         """When a member next has to do something for the cluster, or for its own certainty."""
-        return self._departures.wake_at(), self._pruning.wake_at(), self._comparison.wake_at()
+        return (
+            self._departures.wake_at(),
+            self._pruning.wake_at(),
+            self._comparison.wake_at(),
+            self._alive_at,
+        )
 
     # -- one revision ------------------------------------------------------------------------
 
@@ -624,6 +649,7 @@ class Machine:
             self._out += self._departures.due(self._state, at.mono)
             self._out += self._pruning.due(self._state, at.mono, at.wall)
             self._out += self._comparison.due(at.mono)
+            self._publish_checks(at)
         snapshot = self._snapshot(registered)
         # First of all: a hook that is started by this step must see what it is told of.
         out: list[Effect] = [] if snapshot is None else [Publish(snapshot)]
@@ -650,6 +676,22 @@ class Machine:
             if receipt != self._receipt:
                 self._receipt = receipt
                 self._out.append(WriteReceipt(session, receipt))
+
+    def _publish_checks(self, at: Instant) -> None:
+        """Writes the failing checks into the sign of life until etcd is seen to have them."""
+        session = self._session
+        seen = self._state.alive.get((self._me, self._incarnation))
+        self._alive_at = None
+        if session is None or seen is None:
+            return
+        if seen.failing_checks == self._failing:
+            self._alive_retry = _FIRST_ALIVE
+            return
+        if self._alive_after <= at.mono:
+            self._out.append(WriteAlive(session, self._incarnation, self._failing))
+            self._alive_after = at.mono + self._alive_retry
+            self._alive_retry = min(self._alive_retry * 2, _LAST_ALIVE)
+        self._alive_at = self._alive_after
 
     def _follow_session(self, registered: bool, at: Instant) -> None:
         session = self._session

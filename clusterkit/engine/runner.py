@@ -28,6 +28,7 @@ from ..errors import ClusterKitError, KitStateError, NodeIdConflictError, StoreE
 from ..model import KitState
 from ..ports import Clock, Put, RangeResult, Store, Txn
 from . import machine as m
+from .checks import Checks, HealthCheck
 from .comparison import ReadView
 from .departures import CloseHistory
 from .errands import Errands
@@ -73,6 +74,11 @@ class _Read:
 
 
 @dataclass(frozen=True, slots=True)
+class _Checked:
+    failing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Await:
     predicate: Callable[[Snapshot], bool]
     future: Future[None]
@@ -94,6 +100,7 @@ _Message: TypeAlias = (
     | _Registered
     | _RegisterFailed
     | _Read
+    | _Checked
     | _Await
     | _Stop
     | _Finished
@@ -117,6 +124,7 @@ class Runner:
         machine: The state machine, new.
         profile: What the node joins with; None for an observer.
         executors: Makes what runs hooks, given where to report.
+        checks: Makes what runs health checks, given where to report; None for none.
         connect_timeout: Seconds for the first reading and for the join.
         call_timeout: Seconds for each later call of etcd.
 
@@ -138,6 +146,7 @@ class Runner:
         executors: Callable[[Callable[[JobEnded], None]], Executors],
         connect_timeout: float,
         call_timeout: float,
+        checks: Callable[[Callable[[tuple[str, ...]], None]], Checks] | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -148,6 +157,9 @@ class Runner:
         self._call_timeout = call_timeout
         self._queue: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._executors = executors(self._queue.put)
+        self._checks: Checks | None = None
+        if checks is not None:
+            self._checks = checks(lambda failing: self._queue.put(_Checked(failing)))
         self._waiting: list[_Await] = []
         self._cancelled = threading.Event()
         self._lock = threading.Lock()  # over the session, between joining and leaving
@@ -295,6 +307,11 @@ class Runner:
                 state=state,
             )
 
+    def add_check(self, check: HealthCheck) -> None:
+        """Runs a health check as well, from now on."""
+        if self._checks is not None:
+            self._checks.add(check)
+
     def forget_parent(self) -> None:
         """In a forked child: whatever the parent may do, this process may not."""
         if self.snapshot is not None:
@@ -309,6 +326,8 @@ class Runner:
         self._joiner = Joiner(self._store, self._keys, self._clock, profile, self._connect_timeout)
         self._join(None)
         self._errands.check_server()
+        if self._checks is not None:
+            self._checks.start()
 
     def _refuse_if_cancelled(self) -> None:
         if self._cancelled.is_set():
@@ -349,7 +368,7 @@ class Runner:
                 session, self._session = self._session, None
             self._end_stay(session)
             # The lease is gone or left to itself: only now is there nothing more to keep alive.
-            for helper in (self._keep_alive, self._watcher, self._errands):
+            for helper in (self._checks, self._keep_alive, self._watcher, self._errands):
                 if helper is not None:
                     helper.close(_JOIN_SECONDS)
             self._executors.close(max(0.0, deadline - self._clock.monotonic()))
@@ -432,6 +451,8 @@ class Runner:
                 return self._machine.reread(result, reason, at)
             case _Read(result, number):
                 return self._machine.compare(result, number, at)
+            case _Checked(failing):
+                return self._machine.checked(failing, at)
             case WatchBroke():
                 self.watch_restarts += 1
             case _Begin(read):
@@ -474,6 +495,9 @@ class Runner:
             case m.WriteReceipt():
                 if self._errands is not None:
                     self._errands.receipt(effect)
+            case m.WriteAlive():
+                if self._errands is not None:
+                    self._errands.alive(effect)
             case CloseHistory():
                 if self._errands is not None:
                     self._errands.close_history(effect)

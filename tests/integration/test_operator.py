@@ -6,20 +6,25 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import cast
 
 import pytest
 
 from clusterkit import (
+    ClusterHealthEvent,
     FencedError,
     FencedEvent,
+    HookRegistrationError,
     KitState,
     KitStateError,
     NodeJoinEvent,
     NodeLeaveEvent,
     NodeRejoinEvent,
+    OptionError,
     UnfencedEvent,
     _compose,
 )
@@ -31,7 +36,17 @@ from clusterkit.etcd import EtcdStore
 from clusterkit.etcd.watch import EtcdWatch
 from clusterkit.ports import WatchBatch
 
-from .support import REPOSITORY, SECONDS, Cluster, Member, Recorder, agree, eventually, is_state
+from .support import (
+    REPOSITORY,
+    SECONDS,
+    Cluster,
+    Member,
+    Recorder,
+    agree,
+    eventually,
+    is_state,
+    kit_threads,
+)
 
 
 def remove(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -204,3 +219,56 @@ def test_a_revision_that_never_arrived_is_found_and_repaired(
     (told,) = [r for r in caplog.records if r.levelname == "ERROR"]
     assert lost.decode() in told.message
     assert a.kit.partitions() == others[0].kit.partitions()
+
+
+def test_a_failing_health_check_is_known_to_every_node(cluster: Cluster) -> None:
+    members, recorders = three(cluster)
+    well = threading.Event()
+    epoch = members[0].kit.partitions()[0].epoch
+
+    async def database() -> bool:
+        return well.is_set()
+
+    def disk() -> None:
+        if not well.is_set():
+            raise OSError("no space")
+
+    def told(recorder: Recorder, events: list[tuple[str, tuple[str, ...]]]) -> bool:
+        found = recorder.of(ClusterHealthEvent)
+        return [(e.status, e.unhealthy_node_ids) for e in found] == events
+
+    def reasoned(member: Member, reason: str) -> bool:
+        return reason in member.kit.health().reasons
+
+    members[2].kit.add_health_check("database", database, interval=0.1)
+    members[2].kit.add_health_check("disk", disk, interval=0.1)
+    for recorder in recorders:
+        eventually(partial(told, recorder, [("degraded", ("c",))]))
+    for member in members:
+        eventually(partial(reasoned, member, "c: its health checks fail: database, disk"))
+        assert member.kit.health().status == "degraded"
+    assert members[2].kit.readiness().ready
+    well.set()
+    for member, recorder in zip(members, recorders, strict=True):
+        eventually(partial(told, recorder, [("degraded", ("c",)), ("healthy", ())]))
+        assert member.kit.health().status == "healthy"
+        assert not recorder.starts  # nothing moved
+        assert not recorder.changes()
+    assert members[0].kit.partitions()[0].epoch == epoch
+    with pytest.raises(HookRegistrationError, match="'disk' already"):
+        members[2].kit.add_health_check("disk", disk)
+    with pytest.raises(OptionError, match="more than 0 seconds"):
+        members[2].kit.add_health_check("other", disk, timeout=0)
+
+
+def test_checks_begin_and_end_with_the_kit(cluster: Cluster) -> None:
+    runs: list[str] = []
+    member = cluster.member("a")
+    member.kit.add_health_check("count", lambda: runs.append("run"), interval=0.01)
+    assert runs == []
+    for _ in range(2):
+        member.start()
+        eventually(lambda: len(runs) > 2)
+        member.stop()
+        eventually(lambda: not kit_threads())
+        runs.clear()

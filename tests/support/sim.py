@@ -36,7 +36,7 @@ from clusterkit.core.records import (
 from clusterkit.engine.comparison import ReadView
 from clusterkit.engine.departures import CloseHistory
 from clusterkit.engine.dispatcher import Dispatcher
-from clusterkit.engine.errands import history_txn, prune_txn, receipt_txn
+from clusterkit.engine.errands import alive_txn, history_txn, prune_txn, receipt_txn
 from clusterkit.engine.jobs import Action, CancelJob, HookTimedOut, Job, StartJob
 from clusterkit.engine.join import DisplacedError, Joiner, Profile
 from clusterkit.engine.machine import (
@@ -48,6 +48,7 @@ from clusterkit.engine.machine import (
     Publish,
     ReadAgain,
     Register,
+    WriteAlive,
     WriteReceipt,
 )
 from clusterkit.engine.pruning import PruneHistory
@@ -242,6 +243,7 @@ class Life:
         self.receipts: list[WriteReceipt] = []
         self.pruned: list[str] = []
         self.doubts: list[str] = []
+        self.alive_writes: list[tuple[float, tuple[str, ...]]] = []
         self.registers = 0
         self.open: dict[int, Call] = {}
         self.snapshot: Snapshot | None = None
@@ -397,6 +399,10 @@ class Life:
             case CloseHistory():
                 txn = history_txn(self.sim.keys, effect)
                 self.sim.after(0.01, lambda: self._write(txn), self)
+            case WriteAlive():
+                self.alive_writes.append((self.sim.clock.monotonic(), effect.failing))
+                sign = alive_txn(self.sim.keys, self.node_id, effect)
+                self.sim.after(0.01, lambda: self._write(sign), self)
             case ReadView(number):
                 self.sim.after(0.01, lambda: self._compare(number), self)
             case ReadAgain(reason):
