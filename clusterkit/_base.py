@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import timedelta
 from typing import Unpack
@@ -16,11 +17,14 @@ from . import _compose
 from ._compose import Run
 from .config import Options, OptionsDict
 from .core.hashing import partition_index
+from .engine.checks import HealthCheck
 from .engine.snapshot import Snapshot
 from .errors import (
     FencedError,
+    HookRegistrationError,
     KitStateError,
     NotOwnerError,
+    OptionError,
     UnknownPartitionError,
     WaitTimeoutError,
 )
@@ -62,6 +66,7 @@ class KitBase(Hooks):
         self._run: Run | None = None
         self._starting = threading.Lock()
         self._stop_early = False
+        self._health_checks: dict[str, HealthCheck] = {}
         if (hooks := options.get("hooks")) is not None:
             self.include(hooks)
 
@@ -84,10 +89,7 @@ class KitBase(Hooks):
             return KitState.NEW
         if run.runner.forked:
             return KitState.STOPPED
-        snapshot = run.runner.snapshot
-        if run.runner.ended.done():
-            return KitState.STOPPED
-        return KitState.JOINING if snapshot is None else snapshot.kit_state
+        return run.runner.state
 
     @property
     def cluster(self) -> ClusterView:
@@ -187,6 +189,55 @@ class KitBase(Hooks):
         """The health of the cluster, seen from this node."""
         return self._snapshot().health
 
+    def add_health_check(
+        self,
+        name: str,
+        check: Callable[[], object],
+        *,
+        interval: Duration = 10,
+        timeout: Duration = 5,
+    ) -> None:
+        """Has this node call ``check`` now and then, and tell the cluster when it fails.
+
+        It fails if it raises, returns False, or takes longer than ``timeout``. While one fails, the
+        node is unhealthy in every node's ``health()``, and ``on_cluster_health_change`` fires
+        everywhere. It keeps its partitions and its readiness: what follows is the application's.
+
+        Args:
+            name: What the others are told; one check for each name.
+            check: ``def``, called on a worker thread, or ``async def``, on the loop of the hooks.
+            interval: From the start of one run to the start of the next, seconds.
+            timeout: Seconds until a run counts as failed. It is not started again before it ends.
+
+        Before and after ``start()``; the checks run while the kit does.
+
+        Raises:
+            HookRegistrationError: The name is taken or empty, or ``check`` cannot be called.
+            OptionError: A time is not more than zero.
+        """
+        if not name or not callable(check):
+            raise HookRegistrationError(
+                f"a health check needs a name and something that can be called; {name!r} and "
+                f"{check!r} were given"
+            )
+        for option, given in (("interval", interval), ("timeout", timeout)):
+            if not seconds_of(given) > 0:
+                raise OptionError(
+                    f"{option}={given!r} of the health check {name!r} cannot work: it must be more "
+                    "than 0 seconds",
+                    option=option,
+                    value=given,
+                )
+        added = HealthCheck(name, check, seconds_of(interval), seconds_of(timeout))
+        with self._starting:
+            if name in self._health_checks:
+                raise HookRegistrationError(
+                    f"there is a health check {name!r} already; give this one another name"
+                )
+            self._health_checks[name] = added
+            if self._run is not None:
+                self._run.runner.add_check(added)
+
     def readiness(self) -> Readiness:
         """Whether this node should get traffic. Never raises: before the start it is not ready."""
         run = self._run
@@ -214,6 +265,7 @@ class KitBase(Hooks):
             hooks_queued=run.dispatcher.queued,
             hook_failures=run.dispatcher.failures,
             watch_restarts=run.runner.watch_restarts,
+            divergences=run.runner.divergences,
         )
 
     def owed(self) -> tuple[OwedMove, ...]:
@@ -258,7 +310,8 @@ class KitBase(Hooks):
             self.request_stop()
 
     def _assemble(self, options: Options, loop: asyncio.AbstractEventLoop | None) -> Run:
-        return _compose.node(options, self._specs(), loop)
+        checks = tuple(self._health_checks.values())
+        return _compose.node(options, self._specs(), loop, checks)
 
     def _end(self, timeout: Duration | None) -> Future[None] | None:
         """Asks the run to stop; the future of its end, None if there never was one."""

@@ -13,12 +13,14 @@ from .core.keys import Keys
 from .core.ownership import ALGORITHM_VERSION, rows_of
 from .core.plan import Ledger
 from .core.records import ClusterConfig
+from .engine.checks import Checks, HealthCheck
 from .engine.clock import SystemClock
 from .engine.dispatcher import Dispatcher
 from .engine.executors import Executors
 from .engine.identity import this_process
 from .engine.join import Profile
 from .engine.machine import Machine
+from .engine.removal import Removal, remove
 from .engine.runner import Runner
 from .engine.snapshot import view_of
 from .errors import ClusterKitError
@@ -56,9 +58,14 @@ def store_of(options: Options) -> EtcdStore:
 
 
 def node(
-    options: Options, specs: tuple[HookSpec, ...], loop: asyncio.AbstractEventLoop | None
+    options: Options,
+    specs: tuple[HookSpec, ...],
+    loop: asyncio.AbstractEventLoop | None,
+    checks: tuple[HealthCheck, ...] = (),
 ) -> Run:
-    """A node that will join. Its hooks run on ``loop``, or on a private one where there is none.
+    """A node that will join, with its hooks and health checks.
+
+    What is a coroutine runs on ``loop``, or on a private one where there is none.
 
     Raises:
         OptionError: There is no address.
@@ -87,7 +94,7 @@ def node(
             seed=secrets.randbits(64),
         ),
     )
-    return _assemble(options, profile, specs, loop)
+    return _assemble(options, profile, specs, loop, checks)
 
 
 def observer(options: Options, specs: tuple[HookSpec, ...]) -> Run:
@@ -118,11 +125,35 @@ def read_cluster(options: Options) -> ClusterView:
     return view_of(state, rows_of(state))
 
 
+def remove_node(options: Options, node_id: str) -> Removal:
+    """Removes a node from the cluster, whether or not its process still runs.
+
+    Every other node sees it leave with the reason ``removed_by_admin``. The process, if it runs,
+    owns nothing from the moment that it sees this, and stays out until its ``rejoin()`` or restart.
+
+    Raises:
+        ClusterKitError: It is no member.
+        StoreError: etcd cannot be asked.
+    """
+    store = store_of(options)
+    try:
+        return remove(
+            store,
+            Keys.of(options.prefix, options.cluster),
+            SystemClock(),
+            node_id,
+            options.connect_timeout.total_seconds(),
+        )
+    finally:
+        store.close()
+
+
 def _assemble(
     options: Options,
     profile: Profile | None,
     specs: tuple[HookSpec, ...],
     loop: asyncio.AbstractEventLoop | None,
+    checks: tuple[HealthCheck, ...] = (),
     store: Store | None = None,
 ) -> Run:
     keys = Keys.of(options.prefix, options.cluster)
@@ -157,7 +188,10 @@ def _assemble(
         executors=lambda report: Executors(report, loop=loop, context=context),
         connect_timeout=connect_timeout,
         call_timeout=connect_timeout,
+        checks=lambda report: Checks(report, loop=loop, context=context),
     )
+    for check in checks:
+        runner.add_check(check)
     return Run(
         node_id=node_id,
         runner=runner,

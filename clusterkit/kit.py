@@ -103,6 +103,20 @@ class ClusterKit(KitBase):
         """
         return await asyncio.to_thread(self._running().runner.request_rebalance, reason)
 
+    async def rejoin(self) -> None:
+        """Joins again after an administrator removed this node, or another process took its id.
+
+        It is a new stay: every node sees ``on_node_rejoin``, and the data of its partitions come
+        again. Returns when lookups answer as those of a member. By itself a node that was put out
+        never comes back; a lease that was merely lost needs no call.
+
+        Raises:
+            KitStateError: The kit is not in the state ``removed``; the text says what to do.
+            NodeIdConflictError: Another process has the node id.
+            StoreError: etcd cannot be asked; the node is still out.
+        """
+        await asyncio.to_thread(self._running().runner.rejoin)
+
     @property
     def blocking(self) -> sync.ClusterKit:
         """The same kit with the face for threads: the same run, the same hooks.

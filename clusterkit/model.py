@@ -26,6 +26,7 @@ class KitState(StrEnum):
         JOINED  ──the lease is in doubt, or lost──►       FENCED
         FENCED  ──the lease proven, or joined again──►    JOINED
         JOINED, FENCED ──removed, or the id taken over──► REMOVED
+        REMOVED ──rejoin()──►                             FENCED ──► JOINED
         any     ──stop()──►                               DRAINING ──left──► STOPPED
         STOPPED ──start()──►                              JOINING
     """
@@ -176,7 +177,18 @@ class OwedMove:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counters since the start, and the present length of queues."""
+    """Counters since the start, and the present length of queues.
+
+    Attributes:
+        revision: The newest revision that the view has.
+        rebalances: How many rebalances have begun here.
+        hooks_running: How many hooks run.
+        hooks_queued: How many wait.
+        hook_failures: How many runs of hooks have failed.
+        watch_restarts: How often the watch broke and was opened again.
+        divergences: How often the view was found to be not what etcd has, and was repaired. Always
+            0, but for a defect.
+    """
 
     revision: int
     rebalances: int
@@ -184,6 +196,7 @@ class Stats:
     hooks_queued: int
     hook_failures: int
     watch_restarts: int
+    divergences: int = 0
 
 
 class Guard:

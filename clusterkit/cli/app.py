@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from clusterkit._compose import read_cluster
+from clusterkit._compose import read_cluster, remove_node
 from clusterkit.config import Options
 from clusterkit.errors import ClusterKitError, OptionError
 from clusterkit.hooks import Hooks
@@ -131,6 +131,24 @@ def partitions(
         _print_json(render.partitions_document(options.cluster, view, node))
     else:
         _console().print(render.partitions_table(options.cluster, view, node))
+
+
+@app.command()
+@connection_options
+def remove(
+    options: Options,
+    node: Annotated[str, typer.Argument(help="The node's id, as 'nodes' lists it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Remove a node from a cluster. Its process, if it runs, owns nothing more and stays out."""
+    removal = remove_node(options, node)
+    if as_json:
+        _print_json(render.removal_document(options.cluster, removal))
+    else:
+        print(
+            f"removed {removal.node.id} at {removal.node.address} from {options.cluster}: it held "
+            f"{len(removal.partitions)} partitions"
+        )
 
 
 @app.command()

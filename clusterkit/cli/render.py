@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from clusterkit.engine.removal import Removal
 from clusterkit.model import ClusterView, Partition
 
 from .records import plain
@@ -96,6 +97,19 @@ def partitions_table(cluster: str, view: ClusterView, node_id: str | None) -> Gr
             ", ".join(node.id for node in partition.replicas) or "-",
         )
     return Group(Text(title), table)
+
+
+def removal_document(cluster: str, removal: Removal) -> dict[str, Any]:
+    """What ``clusterkit remove --json`` prints."""
+    return {
+        "cluster": cluster,
+        "revision": removal.revision,
+        "node": removal.node.id,
+        "address": removal.node.address,
+        "incarnation": removal.node.incarnation,
+        "reason": "removed_by_admin",
+        "partitions": list(removal.partitions),
+    }
 
 
 def held_by(partitions: Iterable[Partition], node_id: str | None) -> list[Partition]:

@@ -177,12 +177,12 @@ def reread(
     """Replaces the state by a newer reading, and derives what was missed from the difference."""
     new = read(keys, kvs, revision, cluster_id)
     if cluster_id == state.cluster_id:
-        new = _agreed(state, new)
+        new = agreed(state, new)
     touched = dict.fromkeys([*state.members, *new.members])
     return new, _changes(state, new, touched)
 
 
-def _agreed(old: State, new: State) -> State:
+def agreed(old: State, new: State) -> State:
     """What was agreed stays in force though its key was damaged or deleted, as in ``step``."""
     return replace(
         new,

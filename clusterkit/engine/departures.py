@@ -96,16 +96,17 @@ class Departures:
         """How long to leave it to those before this node, in seconds."""
         if self._node_id not in state.members:
             return _LAST_RANK * _RANK_SECONDS
-        mine = _score(left, self._node_id)
-        before = sum(_score(left, node_id) > mine for node_id in state.members)
+        mine = score(left, self._node_id)
+        before = sum(score(left, node_id) > mine for node_id in state.members)
         return min(before, _LAST_RANK) * _RANK_SECONDS
 
     def _spread(self, left: str) -> float:
         """From 0.5 to 1.5, another for each survivor."""
-        return 0.5 + _score(left, self._node_id) / 2**64
+        return 0.5 + score(left, self._node_id) / 2**64
 
 
-def _score(left: str, survivor: str) -> int:
+def score(left: str, survivor: str) -> int:
+    """How high rendezvous hashing ranks a survivor for what a node has left behind: 64 bits."""
     return fmix64(seed64(left, 0, "node") ^ seed64(survivor, 0, "node"))
 
 

@@ -12,10 +12,12 @@ from functools import partial
 
 from ..core import codec
 from ..core.keys import Keys
+from ..core.records import Alive
 from ..errors import StoreError
-from ..ports import Compare, Put, Store, Txn
+from ..ports import Compare, Delete, Put, RangeResult, Store, Txn
 from .departures import CloseHistory
-from .machine import WriteReceipt
+from .machine import WriteAlive, WriteReceipt
+from .pruning import PruneHistory
 from .session import Session
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ class Errands:
         self._keys = keys
         self._node_id = node_id
         self._timeout = call_timeout
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         # Each is set by one thread: the newest receipt by the runner, what is done with it by this.
         self._newest: WriteReceipt | None = None
@@ -49,6 +51,19 @@ class Errands:
     def close_history(self, write: CloseHistory) -> None:
         """Writes the end of a stay once; whoever asks repeats it until it is seen to be done."""
         self._queue.put(lambda: self._write_history(write))
+
+    def prune_history(self, prune: PruneHistory) -> None:
+        """Deletes a history once; if that fails, a later check finds it again."""
+        self._queue.put(lambda: self._prune_history(prune))
+
+    def alive(self, write: WriteAlive) -> None:
+        """Writes the sign of life once; whoever asks repeats it until it is seen to be done."""
+        txn = alive_txn(self._keys, self._node_id, write)
+        self._queue.put(lambda: self._store.txn(txn, timeout=self._timeout))
+
+    def read_view(self, report: Callable[[RangeResult], None]) -> None:
+        """Reads the whole prefix once, and reports it unless that fails."""
+        self._queue.put(lambda: report(self._store.range(self._keys.root, timeout=self._timeout)))
 
     def revoke(self, session: Session, *, slot: bool) -> None:
         """Revokes what is not wanted any more; if that fails it expires by itself.
@@ -74,7 +89,7 @@ class Errands:
         failures = 0
         while True:
             pause = None if self._newest is self._done else self._retry * random.uniform(0.5, 1.5)
-            errand: Callable[[], None] | None
+            errand: Callable[[], object] | None
             try:
                 errand = self._queue.get(timeout=pause)
             except queue.Empty:
@@ -127,6 +142,15 @@ class Errands:
     def _write_history(self, write: CloseHistory) -> None:
         self._store.txn(history_txn(self._keys, write), timeout=self._timeout)
 
+    def _prune_history(self, prune: PruneHistory) -> None:
+        result = self._store.txn(prune_txn(self._keys, prune), timeout=self._timeout)
+        if result.succeeded:
+            logger.info(
+                "forgot node %s, which has been gone for long",
+                prune.node_id,
+                extra={"ck_node": prune.node_id, "ck_revision": result.revision},
+            )
+
 
 def receipt_txn(keys: Keys, node_id: str, write: WriteReceipt) -> Txn:
     """Writes a receipt; not for a stay that is over: its key is compared."""
@@ -135,10 +159,31 @@ def receipt_txn(keys: Keys, node_id: str, write: WriteReceipt) -> Txn:
     return Txn((own,), (put,))
 
 
+def alive_txn(keys: Keys, node_id: str, write: WriteAlive) -> Txn:
+    """Writes a sign of life; not for a stay that is over: its key is compared."""
+    session = write.session
+    own = Compare(keys.node(node_id), "lease", "==", session.slot_lease_id)
+    value = codec.encode_alive(Alive(session.nonce, write.failing))
+    put = Put(keys.alive(node_id, write.incarnation), value, session.lease_id)
+    return Txn((own,), (put,))
+
+
 def history_txn(keys: Keys, write: CloseHistory) -> Txn:
     """Writes a history, if it is still the one that the write was made from."""
     key = keys.history(write.node_id)
     return Txn((Compare(key, "mod", "==", write.revision),), (Put(key, write.value),))
+
+
+def prune_txn(keys: Keys, prune: PruneHistory) -> Txn:
+    """Deletes a history, if it is still the one that was judged, and the node no member."""
+    key = keys.history(prune.node_id)
+    return Txn(
+        (
+            Compare(key, "mod", "==", prune.revision),
+            Compare(keys.node(prune.node_id), "version", "==", 0),
+        ),
+        (Delete(key),),
+    )
 
 
 # The first releases in which a leader that was stalled, and is no longer the leader, cannot revoke

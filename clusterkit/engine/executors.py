@@ -177,6 +177,11 @@ class Executors:
         if self._loop.is_closed():
             self._loop_closed()
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is a job that has not ended."""
+        return bool(self._runs)
+
     def is_running(self, job_id: int) -> bool:
         """Whether a job was started and has not ended."""
         return job_id in self._runs

@@ -41,6 +41,7 @@ from ..events import (
 from ..hooks import HookKind
 from ..model import ClusterHealth, KitState
 from ..ports import RangeResult, WatchBatch
+from .comparison import Comparison, ReadView
 from .departures import CloseHistory, Departures
 from .dispatcher import Dispatcher, HookTimeoutError
 from .jobs import (
@@ -54,12 +55,15 @@ from .jobs import (
     RebalanceCompleted,
     StartJob,
 )
+from .pruning import PruneHistory, Pruning
 from .session import LeaseDoubted, LeaseLost, LeaseNews, Session
 from .snapshot import Snapshot, view_of
 
 _FIRST_RETRY = 1.0
 _LAST_RETRY = 60.0
 _FIRST_REGISTER, _LAST_REGISTER = 0.5, 2.0
+_NAMED = 10
+_FIRST_ALIVE, _LAST_ALIVE = 1.0, 30.0  # the first is also the least between two writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,15 @@ class WriteReceipt:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteAlive:
+    """Publish which health checks fail here, in the sign of life."""
+
+    session: Session
+    incarnation: str
+    failing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Register:
     """Join again after about ``delay`` seconds; ``after`` is the nonce of the stay before."""
 
@@ -102,6 +115,13 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadAgain:
+    """Open the watch anew, with a reading of the whole prefix before it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Something for the log."""
 
@@ -114,7 +134,11 @@ class Note:
 Effect: TypeAlias = (
     Publish
     | WriteReceipt
+    | WriteAlive
     | CloseHistory
+    | PruneHistory
+    | ReadView
+    | ReadAgain
     | Register
     | Drop
     | Note
@@ -158,6 +182,13 @@ class Machine:
         self._holdings = Holdings()
         self.ledger = plan.Ledger()
         self._departures = Departures(node_id)
+        self._pruning = Pruning(node_id)
+        self._comparison = Comparison(keys, node_id)
+        self._failing: tuple[str, ...] = ()
+        self._alive_after = 0.0  # when the sign of life may next be written
+        self._alive_retry = _FIRST_ALIVE
+        self._alive_at: float | None = None  # when it will be
+        self.divergences = 0  # how often the view was found to be not what etcd has
         self._kit_state = KitState.JOINING
         self._live = False  # whether this node's own join has been seen: only then are there events
         self._expected: str | None = None
@@ -191,6 +222,8 @@ class Machine:
         self._holdings.assume(self._rows, nonces, self._state.receipts, self._state.epoch)
         self.ledger.start_from(self._rows)
         self._departures.found(self._state, at.mono)
+        self._pruning.begin(at.mono)
+        self._comparison.begin(at.mono)
         if self._observer:
             self._live = True
             self._kit_state = KitState.JOINED
@@ -207,8 +240,11 @@ class Machine:
             return self._done(at)  # whoever stops the node ends this stay as well
         self._session = session
         self._expected = session.nonce  # an earlier one, if its slot was still held
+        self._receipt = None  # the one that was written went with the lease before
         self._doubted = False
         self._register_after = _FIRST_REGISTER
+        if self._kit_state is KitState.REMOVED:
+            self._kit_state = KitState.FENCED  # somebody asked for it; until the view has it
         # The view may be further still: what ended the stay came before there was a session.
         past = self._state.history.get(self._me)
         if past is not None and (end := past.end_of(session.nonce)) is not None:
@@ -245,6 +281,7 @@ class Machine:
         if batch.revision <= self._state.revision:
             return []
         new, changes = membership.step(self._keys, self._state, batch)
+        self._comparison.changed(batch.events)
         self._advance(new, changes, at, seen=True)
         return self._done(at)
 
@@ -259,10 +296,30 @@ class Machine:
         new, changes = membership.reread(
             self._keys, self._state, read.kvs, read.revision, read.cluster_id
         )
+        self._comparison.reread()
         self._advance(new, changes, at, seen=False)
         # Somebody else may have been the owner in between: ownership is dated anew.
         self._owned_since, self._published = {}, None
         self._departures.found(new, at.mono)
+        return self._done(at)
+
+    def compare(self, read: RangeResult, number: int, at: Instant) -> list[Effect]:
+        """The reading that ``ReadView`` asked for: whether the view is what etcd has."""
+        wrong = self._comparison.judge(self._state, read, number, at.mono)
+        if wrong:
+            self.divergences += 1
+            named = ", ".join(key.decode(errors="backslashreplace") for key in wrong[:_NAMED])
+            if len(wrong) > _NAMED:
+                named += f" and {len(wrong) - _NAMED} more"
+            self._note(
+                _ERROR,
+                "this node's view of the cluster is not what etcd has, which is a defect of "
+                "ClusterKit; please report it. Reading everything again. The keys: %s",
+                named,
+                ck_revision=self._state.revision,
+                ck_etcd_revision=read.revision,
+            )
+            self._out.append(ReadAgain("the view differs from what etcd has"))
         return self._done(at)
 
     def lease(self, news: LeaseNews, at: Instant) -> list[Effect]:
@@ -278,6 +335,11 @@ class Machine:
                 self._fence(f"no keep-alive was answered in time: {reason}", at)
             case _:
                 self._doubted = False
+        return self._done(at)
+
+    def checked(self, failing: tuple[str, ...], at: Instant) -> list[Effect]:
+        """These of the application's health checks fail now, and no others."""
+        self._failing = failing
         return self._done(at)
 
     def job_ended(self, job_id: int, error: BaseException | None, at: Instant) -> list[Effect]:
@@ -314,10 +376,19 @@ class Machine:
             self._settle_at,
             self._retry_at,
             self._health_at,
-            self._departures.wake_at() if self._registered() else None,
+            *(self._chores() if self._registered() else ()),
             self._dispatcher.wake_at(),
         )
         return min((t for t in times if t is not None), default=None)
+
+    def _chores(self) -> tuple[float | None, ...]:
+        """When a member next has to do something for the cluster, or for its own certainty."""
+        return (
+            self._departures.wake_at(),
+            self._pruning.wake_at(),
+            self._comparison.wake_at(),
+            self._alive_at,
+        )
 
     # -- one revision ------------------------------------------------------------------------
 
@@ -586,6 +657,9 @@ class Machine:
         self._assess(registered, at)
         if registered:
             self._out += self._departures.due(self._state, at.mono)
+            self._out += self._pruning.due(self._state, at.mono, at.wall)
+            self._out += self._comparison.due(at.mono)
+            self._publish_checks(at)
         snapshot = self._snapshot(registered)
         # First of all: a hook that is started by this step must see what it is told of.
         out: list[Effect] = [] if snapshot is None else [Publish(snapshot)]
@@ -614,6 +688,22 @@ class Machine:
             if receipt != self._receipt:
                 self._receipt = receipt
                 self._out.append(WriteReceipt(session, receipt))
+
+    def _publish_checks(self, at: Instant) -> None:
+        """Writes the failing checks into the sign of life until etcd is seen to have them."""
+        session = self._session
+        seen = self._state.alive.get((self._me, self._incarnation))
+        self._alive_at = None
+        if session is None or seen is None:
+            return
+        if seen.failing_checks == self._failing:
+            self._alive_retry = _FIRST_ALIVE
+            return
+        if self._alive_after <= at.mono:
+            self._out.append(WriteAlive(session, self._incarnation, self._failing))
+            self._alive_after = at.mono + self._alive_retry
+            self._alive_retry = min(self._alive_retry * 2, _LAST_ALIVE)
+        self._alive_at = self._alive_after
 
     def _follow_session(self, registered: bool, at: Instant) -> None:
         session = self._session

@@ -30,11 +30,14 @@ from ..errors import ClusterKitError, KitStateError, NodeIdConflictError, StoreE
 from ..model import KitState
 from ..ports import Clock, Put, RangeResult, Store, Txn
 from . import machine as m
+from .checks import Checks, HealthCheck
+from .comparison import ReadView
 from .departures import CloseHistory
 from .errands import Errands
 from .executors import Executors, JobEnded
 from .jobs import CancelJob, HookSlow, HookTimedOut, StartJob
 from .join import DisplacedError, Joiner, Profile
+from .pruning import PruneHistory
 from .session import KeepAlive, LeaseDoubted, LeaseLost, LeaseProven, Session
 from .snapshot import Snapshot
 from .watcher import Changed, Reread, WatchBroke, Watcher
@@ -68,6 +71,17 @@ class _RegisterFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class _Read:
+    result: RangeResult
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    failing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Await:
     predicate: Callable[[Snapshot], bool]
     future: Future[None]
@@ -88,6 +102,8 @@ _Message: TypeAlias = (
     | _Expect
     | _Registered
     | _RegisterFailed
+    | _Read
+    | _Checked
     | _Await
     | _Stop
     | _Finished
@@ -111,6 +127,7 @@ class Runner:
         machine: The state machine, new.
         profile: What the node joins with; None for an observer.
         executors: Makes what runs hooks, given where to report.
+        checks: Makes what runs health checks, given where to report; None for none.
         connect_timeout: Seconds for the first reading and for the join.
         call_timeout: Seconds for each later call of etcd.
 
@@ -133,6 +150,7 @@ class Runner:
         executors: Callable[[Callable[[JobEnded], None]], Executors],
         connect_timeout: float,
         call_timeout: float,
+        checks: Callable[[Callable[[tuple[str, ...]], None]], Checks] | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -143,6 +161,9 @@ class Runner:
         self._call_timeout = call_timeout
         self._queue: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._executors = executors(self._queue.put)
+        self._checks: Checks | None = None
+        if checks is not None:
+            self._checks = checks(lambda failing: self._queue.put(_Checked(failing)))
         self._waiting: list[_Await] = []
         self._cancelled = threading.Event()
         self._lock = threading.Lock()  # over the session, between joining and leaving
@@ -163,6 +184,18 @@ class Runner:
         _running.add(self)
 
     # -- for any thread ----------------------------------------------------------------------
+
+    @property
+    def state(self) -> KitState:
+        """The state of the kit during this run."""
+        if self.ended.done():
+            return KitState.STOPPED
+        return KitState.JOINING if self.snapshot is None else self.snapshot.kit_state
+
+    @property
+    def divergences(self) -> int:
+        """How often the view was found to be not what etcd has."""
+        return self._machine.divergences
 
     def start(self) -> None:
         """Reads the cluster, joins, and returns when the view has this node in it. Blocks.
@@ -234,6 +267,56 @@ class Runner:
         put = Put(self._keys.rebalance, codec.encode_rebalance(request))
         return self._store.txn(Txn((), (put,)), timeout=self._call_timeout).revision
 
+    def rejoin(self) -> None:
+        """Joins again after a removal or a takeover; returns when the view has it. Blocks.
+
+        Raises:
+            KitStateError: The node is not out, or was put out again meanwhile.
+            ClusterKitError: Joining failed; the node is still out.
+        """
+        self._refuse_unless_out()
+        with self._joining:
+            self._refuse_if_cancelled()
+            with self._lock:
+                session = self._session
+            # Another caller may have joined while this one waited.
+            if self.state is KitState.REMOVED and (session is None or session.lost):
+                session = self._join(None)
+
+        def over(s: Snapshot) -> bool:
+            ended = session is not None and session.lost
+            return ended or s.kit_state not in (KitState.REMOVED, KitState.FENCED)
+
+        back = self.when(over)
+        back.result()
+        if session is not None and session.lost:
+            raise KitStateError(
+                "the node joined again, and that stay has ended already; see state, and call "
+                "rejoin() once more if it is 'removed'",
+                state=self.state,
+            )
+
+    def _refuse_unless_out(self) -> None:
+        advice = {
+            KitState.JOINING: "it is joining; wait for start()",
+            KitState.JOINED: "it is a member",
+            KitState.FENCED: "it joins again by itself as soon as etcd answers",
+            KitState.DRAINING: "it is stopping; start() it afterwards",
+            KitState.STOPPED: "it has stopped; start() it",
+        }
+        state = self.state
+        if state in advice:
+            raise KitStateError(
+                f"rejoin() is for a node that was removed or taken over, and this one is "
+                f"{str(state)!r}: {advice[state]}",
+                state=state,
+            )
+
+    def add_check(self, check: HealthCheck) -> None:
+        """Runs a health check as well, from now on."""
+        if self._checks is not None:
+            self._checks.add(check)
+
     def forget_parent(self) -> None:
         """In a forked child: whatever the parent may do, this process may not."""
         self.forked = True
@@ -281,12 +364,14 @@ class Runner:
         self._joiner = Joiner(self._store, self._keys, self._clock, profile, self._connect_timeout)
         self._join(None)
         self._errands.check_server()
+        if self._checks is not None:
+            self._checks.start()
 
     def _refuse_if_cancelled(self) -> None:
         if self._cancelled.is_set():
             raise KitStateError("the kit was stopped while it was starting", state=KitState.STOPPED)
 
-    def _join(self, after: str | None) -> None:
+    def _join(self, after: str | None) -> Session:
         assert self._joiner is not None
         assert self._keep_alive is not None
         nonce = secrets.token_hex(16)
@@ -296,6 +381,7 @@ class Runner:
             self._session = session
         self._keep_alive.attach(session)
         self._queue.put(_Registered(session))
+        return session
 
     def _rejoin(self, effect: m.Register) -> None:
         # Jitter: the nodes that an outage has fenced must not come back as one.
@@ -320,7 +406,7 @@ class Runner:
                 session, self._session = self._session, None
             self._end_stay(session, self._connect_timeout)
             # The lease is gone or left to itself: only now is there nothing more to keep alive.
-            for helper in (self._keep_alive, self._watcher, self._errands):
+            for helper in (self._checks, self._keep_alive, self._watcher, self._errands):
                 if helper is not None:
                     helper.close(_JOIN_SECONDS)
             self._executors.close(max(0.0, deadline - self._clock.monotonic()))
@@ -378,8 +464,10 @@ class Runner:
         wake_at = None if self.failure is not None else self._machine.wake_at()
         if wake_at is None:
             return self._queue.get()
-        # A closed application loop tells nobody: whoever waits for hooks looks now and then.
-        timeout = min(max(0.0, wake_at - self._clock.monotonic()), _CHECK_SECONDS)
+        timeout = max(0.0, wake_at - self._clock.monotonic())
+        if self._executors.busy:
+            # A closed application loop tells nobody: whoever waits for hooks looks now and then.
+            timeout = min(timeout, _CHECK_SECONDS)
         try:
             return self._queue.get(timeout=timeout)
         except queue.Empty:
@@ -399,6 +487,10 @@ class Runner:
                 return self._machine.lease(message, at)
             case Reread(result, reason):
                 return self._machine.reread(result, reason, at)
+            case _Read(result, number):
+                return self._machine.compare(result, number, at)
+            case _Checked(failing):
+                return self._machine.checked(failing, at)
             case WatchBroke():
                 self.watch_restarts += 1
             case _Begin(read):
@@ -441,9 +533,21 @@ class Runner:
             case m.WriteReceipt():
                 if self._errands is not None:
                     self._errands.receipt(effect)
+            case m.WriteAlive():
+                if self._errands is not None:
+                    self._errands.alive(effect)
             case CloseHistory():
                 if self._errands is not None:
                     self._errands.close_history(effect)
+            case PruneHistory():
+                if self._errands is not None:
+                    self._errands.prune_history(effect)
+            case ReadView(number):
+                if self._errands is not None:
+                    self._errands.read_view(lambda read: self._queue.put(_Read(read, number)))
+            case m.ReadAgain(reason):
+                if self._watcher is not None:
+                    self._watcher.read_again(reason)
             case m.Register():
                 threading.Thread(
                     target=self._rejoin, args=(effect,), name="clusterkit-rejoin", daemon=True

@@ -70,9 +70,17 @@ class Watcher:
         self._cluster_id = read.cluster_id
         self._lock = threading.Lock()
         self._watch: Watch | None = None
+        self._doubt: str | None = None  # why somebody else wants the prefix to be read again
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="clusterkit-watch", daemon=True)
         self._thread.start()
+
+    def read_again(self, reason: str) -> None:
+        """Reads the prefix again, reports it, and opens the watch anew behind it."""
+        with self._lock:
+            self._doubt = reason
+            if self._watch is not None:
+                self._watch.close()
 
     def close(self, timeout: float) -> None:
         """Ends the watch and its thread."""
@@ -123,6 +131,9 @@ class Watcher:
             if self._closed.is_set():
                 watch.close()
                 return None
+            if self._doubt is not None:
+                watch.close()
+                return self._take_doubt()
             self._watch = watch
         try:
             for batch in watch:
@@ -133,7 +144,12 @@ class Watcher:
                     self._revision = batch.revision
         finally:
             watch.close()
-        return None
+        with self._lock:
+            return self._take_doubt()
+
+    def _take_doubt(self) -> str | None:
+        doubt, self._doubt = self._doubt, None
+        return doubt
 
     def _reread(self, reason: str) -> None:
         logger.warning("reading the whole prefix again: %s", reason)

@@ -177,6 +177,12 @@ class Member:
         else:
             assert self.kit.wait_stopped(SECONDS)
 
+    def rejoin(self) -> None:
+        if isinstance(self.kit, ClusterKit):
+            self._loop.run(self.kit.rejoin())
+        else:
+            self.kit.rejoin()
+
     def rebalance(self, reason: str = "") -> int:
         if isinstance(self.kit, ClusterKit):
             return self._loop.run(self.kit.rebalance(reason))

@@ -96,4 +96,6 @@ def test_a_process_that_lost_only_its_sign_of_life_carries_on(threads_cluster: C
     assert not recorder.of(NodeRejoinEvent)
     eventually(is_state(a, KitState.JOINED))
     assert guard.valid, "nobody else can have been the owner"
+    applied = keys.applied("a")
+    eventually(lambda: any(kv.key == applied for kv in threads_cluster.read().kvs))
     assert a.kit.readiness().fencing_in > timedelta(0)

@@ -83,7 +83,7 @@ def _do(
 def test_whatever_happens_events_are_true_and_data_follows(
     happenings: list[tuple[str, *tuple[object, ...]]], replication: int, late_news: float
 ) -> None:
-    sim = Simulation()
+    sim = Simulation(compare_every=2.0)
     try:
         for what in happenings:
             happen(sim, replication, what)
@@ -94,6 +94,7 @@ def test_whatever_happens_events_are_true_and_data_follows(
         sim.settle()
         check(sim)
         check_settled(sim)
+        assert not any(life.doubts for life in sim.lives)  # no view was ever wrong
         event(f"processes: {min(len(sim.lives), 8)}")
     finally:
         sim.close()

@@ -33,9 +33,10 @@ from clusterkit.core.records import (
     RebalanceRequest,
     Receipt,
 )
+from clusterkit.engine.comparison import ReadView
 from clusterkit.engine.departures import CloseHistory
 from clusterkit.engine.dispatcher import Dispatcher
-from clusterkit.engine.errands import history_txn, receipt_txn
+from clusterkit.engine.errands import alive_txn, history_txn, prune_txn, receipt_txn
 from clusterkit.engine.jobs import Action, CancelJob, HookTimedOut, Job, StartJob
 from clusterkit.engine.join import DisplacedError, Joiner, Profile
 from clusterkit.engine.machine import (
@@ -45,9 +46,12 @@ from clusterkit.engine.machine import (
     Machine,
     Note,
     Publish,
+    ReadAgain,
     Register,
+    WriteAlive,
     WriteReceipt,
 )
+from clusterkit.engine.pruning import PruneHistory
 from clusterkit.engine.session import LeaseDoubted, LeaseLost, LeaseProven, Session
 from clusterkit.engine.snapshot import Snapshot
 from clusterkit.errors import ClusterKitError, NodeIdConflictError, StoreError
@@ -208,6 +212,7 @@ class Life:
             dispatcher=self.dispatcher,
             settle_seconds=SETTLE,
         )
+        self.machine._comparison._every = sim.compare_every
         profile = Profile(
             node_id=node_id,
             address=f"{node_id}:1",
@@ -237,6 +242,9 @@ class Life:
         self.calls: list[Call] = []
         self.notes: list[str] = []
         self.receipts: list[WriteReceipt] = []
+        self.pruned: list[str] = []
+        self.doubts: list[str] = []
+        self.alive_writes: list[tuple[float, tuple[str, ...]]] = []
         self.registers = 0
         self.open: dict[int, Call] = {}
         self.snapshot: Snapshot | None = None
@@ -392,6 +400,19 @@ class Life:
             case CloseHistory():
                 txn = history_txn(self.sim.keys, effect)
                 self.sim.after(0.01, lambda: self._write(txn), self)
+            case WriteAlive():
+                self.alive_writes.append((self.sim.clock.monotonic(), effect.failing))
+                sign = alive_txn(self.sim.keys, self.node_id, effect)
+                self.sim.after(0.01, lambda: self._write(sign), self)
+            case ReadView(number):
+                self.sim.after(0.01, lambda: self._compare(number), self)
+            case ReadAgain(reason):
+                self.doubts.append(reason)
+                self.sim.after(0.01, self.reread, self)
+            case PruneHistory():
+                pruning = prune_txn(self.sim.keys, effect)
+                self.pruned.append(effect.node_id)
+                self.sim.after(0.01, lambda: self._write(pruning), self)
             case Register(after, delay):
                 self.registers += 1
                 self.sim.after(delay, lambda: self._join(after), self)
@@ -418,6 +439,13 @@ class Life:
             return False
         self.sim.collect()
         return True
+
+    def _compare(self, number: int) -> None:
+        with contextlib.suppress(StoreError):
+            read = self.store.range(self.sim.keys.root, timeout=_CALL)
+            self.sim.after(
+                0.3, lambda: self.tell(self.machine.compare(read, number, self.at())), self
+            )
 
     def _revoke(self, session: Session) -> None:
         try:
@@ -471,6 +499,7 @@ class Simulation:
     """The world of the nodes."""
 
     partitions: int = 8
+    compare_every: float = 300.0
     clock: VirtualClock = field(default_factory=VirtualClock)
 
     def __post_init__(self) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from itertools import pairwise
 from typing import TypeVar
 
 import pytest
 
+from clusterkit.core import codec
 from clusterkit.engine.machine import Machine
 from clusterkit.events import (
     ClusterHealthEvent,
@@ -405,3 +407,46 @@ def test_an_observer_hears_of_all_and_joins_nothing(sim: Simulation) -> None:
     assert [e.node.id for e in told(watcher, "node_leave", NodeLeaveEvent)] == ["a"]
     assert watcher.receipts == []
     assert watcher.events("fenced") == []
+
+
+def failing_in_etcd(sim: Simulation) -> tuple[str, ...]:
+    (alive,) = MemoryStore(sim.server).range(sim.keys.root + b"alive/a/", timeout=1).kvs
+    return codec.decode_alive(alive.value).failing_checks
+
+
+def test_failing_checks_are_published_at_most_once_a_second(sim: Simulation) -> None:
+    a, b = settled(sim, "a", "b")
+    assert a.snapshot is not None
+    epoch = a.snapshot.epoch
+    for i in range(30):  # one that cannot decide
+        a.tell(a.machine.checked(("disk",) if i % 2 else (), a.at()))
+        sim.run_for(0.1)
+    times = [at for at, _ in a.alive_writes]
+    assert 2 <= len(times) <= 4
+    assert all(after - before >= 1.0 for before, after in pairwise(times))
+    sim.run_for(2.0)
+    assert failing_in_etcd(sim) == ("disk",)
+    assert told(b, "cluster_health_change", ClusterHealthEvent)[-1].unhealthy_node_ids == ("a",)
+    written = len(a.alive_writes)
+    a.tell(a.machine.checked(("disk",), a.at()))
+    sim.run_for(60.0)
+    assert len(a.alive_writes) == written  # nothing changed
+    a.tell(a.machine.checked((), a.at()))
+    sim.run_for(1.0)
+    assert failing_in_etcd(sim) == ()
+    assert told(b, "cluster_health_change", ClusterHealthEvent)[-1].status == "healthy"
+    assert a.snapshot.epoch == epoch
+
+
+def test_failing_checks_are_published_again_after_an_outage_and_a_new_join(
+    sim: Simulation,
+) -> None:
+    (a,) = settled(sim, "a")
+    a.cut_off()
+    a.tell(a.machine.checked(("disk",), a.at()))
+    sim.run_for(TTL + 2.0)
+    a.heal()
+    sim.settle()
+    assert a.registers == 1
+    sim.run_for(60.0)
+    assert failing_in_etcd(sim) == ("disk",)
