@@ -75,7 +75,7 @@ class Life:
             )
         self.stopped = False  # by SIGSTOP
 
-    def has(self, kind: str, since: float = 0.0, **fields: object) -> bool:
+    def has(self, kind: str, since: float = 0.0, /, **fields: object) -> bool:
         """Whether it recorded such a thing since then."""
         return any(
             r["k"] == kind and r["t"] >= since and all(r.get(f) == v for f, v in fields.items())
@@ -85,7 +85,7 @@ class Life:
     def newest(self, kind: str) -> Record | None:
         return next((r for r in reversed(self._tail.read()) if r["k"] == kind), None)
 
-    def count(self, kind: str, **fields: object) -> int:
+    def count(self, kind: str, /, **fields: object) -> int:
         return sum(
             r["k"] == kind and all(r.get(f) == v for f, v in fields.items())
             for r in self._tail.read()
