@@ -1,4 +1,4 @@
-"""``python -m tests.chaos --seed N --minutes M``: one run, a table, and exit code 1 if anything broke."""
+"""One chaos run, and a table at its end; exit code 1 if any rule was broken."""
 
 from __future__ import annotations
 

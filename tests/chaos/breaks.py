@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from clusterkit.core import membership
 from clusterkit.core.membership import Left
+from clusterkit.core.records import History, NodeRecord
 from clusterkit.engine.session import Session
 from clusterkit.etcd import EtcdStore
 from clusterkit.ports import Watch
@@ -33,10 +34,10 @@ def _resume() -> None:
 
 def _reason() -> None:
     """An expiry is told as a graceful leave."""
-    loss: Callable[..., Left | None] = membership._loss
+    loss = membership._loss
 
-    def broken(*args: Any) -> Left | None:
-        left = loss(*args)
+    def broken(before: NodeRecord, after: NodeRecord | None, past: History | None) -> Left | None:
+        left = loss(before, after, past)
         return None if left is None else replace(left, reason="graceful_shutdown")
 
     membership._loss = broken

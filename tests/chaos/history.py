@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from clusterkit.core import membership
@@ -21,6 +22,7 @@ from clusterkit.ports import WatchBatch
 from .records import Record, Tail, rows_hash
 from .stays import KEYS, Stay, Stays
 from .truth import decode
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -139,7 +141,7 @@ class History:
         found: list[Run] = []
         for name, records in self.lives.items():
             starts = [i for i, r in enumerate(records) if r["k"] == "starting"]
-            for first, last in zip(starts, [*starts[1:], len(records)], strict=True):
+            for first, last in pairwise([*starts, len(records)]):
                 found.append(Run(name.rpartition(".")[0], name, records[first:last]))
         return found
 

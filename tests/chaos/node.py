@@ -1,8 +1,8 @@
 """The node of a chaos run: joins, works under ``guard``, and records what it sees and does.
 
-Its one argument is a JSON object (see ``Life`` in ``nodes.py``, which starts it). It says ``loaded``
-in its record, waits for the line ``go``, then runs until the line ``stop`` (it leaves) or the end of
-its standard input (it ends as it is).
+Its one argument is a JSON object (see ``Life`` in ``nodes.py``, which starts it). It says
+``loaded`` in its record, waits for the line ``go``, then runs until the line ``stop`` (it leaves)
+or the end of its standard input (it ends as it is).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from clusterkit import _compose
 from clusterkit.core.records import Process
 from clusterkit.engine import machine as m
 from clusterkit.engine import runner as engine
+from clusterkit.engine.watcher import Changed, Reread, WatchBroke
 from clusterkit.errors import ClusterKitError, KitStateError, NotOwnerError, StoreError
 from clusterkit.errors import FencedError as Fenced
 from clusterkit.events import Event, PartitionRoleEvent
@@ -61,17 +62,17 @@ def record_views(record: Recorder) -> None:
                 how[""] = "start"
             case engine._Expect(nonce):
                 record("expect", nonce=nonce)
-            case engine.Changed():
+            case Changed():
                 how[""] = "watch"
-            case engine.Reread():
+            case Reread():
                 how[""] = "reread"
                 record("reread", reason=message.reason, rev=message.result.revision)
-            case engine.WatchBroke(error):
+            case WatchBroke(error):
                 record("broke", error=str(error))
         try:
             return tell(self, message)
         finally:
-            if not isinstance(message, engine._Begin | engine.Changed | engine.Reread):
+            if not isinstance(message, engine._Begin | Changed | Reread):
                 how[""] = "other"
 
     def carrying_out(self: engine.Runner, effect: m.Effect) -> None:

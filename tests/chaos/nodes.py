@@ -78,18 +78,15 @@ class Life:
     def has(self, kind: str, since: float = 0.0, /, **fields: object) -> bool:
         """Whether it recorded such a thing since then."""
         return any(
-            r["k"] == kind and r["t"] >= since and all(r.get(f) == v for f, v in fields.items())
-            for r in reversed(self._tail.read())
+            r["t"] >= since and all(r.get(f) == v for f, v in fields.items())
+            for r in reversed(self._tail.of(kind))
         )
 
     def newest(self, kind: str) -> Record | None:
-        return next((r for r in reversed(self._tail.read()) if r["k"] == kind), None)
+        return next(reversed(self._tail.of(kind)), None)
 
     def count(self, kind: str, /, **fields: object) -> int:
-        return sum(
-            r["k"] == kind and all(r.get(f) == v for f, v in fields.items())
-            for r in self._tail.read()
-        )
+        return sum(all(r.get(f) == v for f, v in fields.items()) for r in self._tail.of(kind))
 
     @property
     def running(self) -> bool:
@@ -114,13 +111,14 @@ class Life:
         self.stopped = False
 
     def kill(self) -> None:
-        """SIGKILL; idempotent."""
+        """SIGKILL, if it still runs, and lets go of everything; idempotent."""
         if self.running:
             self._log("done", what="kill", life=self.name, node=self.node_id)
             self._process.kill()
             self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
+        self.proxy.close()
         self.stopped = False
 
     def _say(self, word: str) -> None:

@@ -8,9 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import TypeAlias, TypeVar
+
+T = TypeVar("T")
+Serve: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 _CHUNK = 65_536
+_CALL_SECONDS = 10.0
 
 
 class Loop:
@@ -28,9 +33,9 @@ class Loop:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-        asyncio.run_coroutine_threadsafe(rest(), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(rest(), self.loop).result(_CALL_SECONDS)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
+        self._thread.join(_CALL_SECONDS)
         self.loop.close()
 
 
@@ -77,6 +82,8 @@ class Proxy:
         self._do(heal())
 
     def close(self) -> None:
+        """Ends everything; idempotent."""
+
         async def close() -> None:
             for server in self._servers:
                 server.close()
@@ -85,9 +92,8 @@ class Proxy:
 
         self._do(close())
 
-    def _do(self, coroutine: object) -> list[str]:
-        done: list[str] = asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)  # type: ignore[arg-type] # a coroutine
-        return done
+    def _do(self, coroutine: Coroutine[object, object, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(_CALL_SECONDS)
 
     async def _listen(self, targets: Sequence[str]) -> list[str]:
         self._open.set()
@@ -98,7 +104,7 @@ class Proxy:
             endpoints.append(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
         return endpoints
 
-    def _serving(self, target: str):  # type: ignore[no-untyped-def] # asyncio's own callback type
+    def _serving(self, target: str) -> Serve:
         host, _, port = target.rpartition(":")
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -46,16 +47,25 @@ class Tail:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = 0
-        self.records: list[Record] = []
+        self._records: list[Record] = []
+        self._of: defaultdict[str, list[Record]] = defaultdict(list)
 
     def read(self) -> list[Record]:
         """All records so far."""
         if not self._path.exists():
-            return self.records
+            return self._records
         with self._path.open("rb") as file:
             file.seek(self._offset)
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
-        self.records += map(json.loads, whole.splitlines())
-        return self.records
+        for line in whole.splitlines():
+            record = json.loads(line)
+            self._records.append(record)
+            self._of[record["k"]].append(record)
+        return self._records
+
+    def of(self, kind: str) -> list[Record]:
+        """All records of one kind so far."""
+        self.read()
+        return self._of[kind]

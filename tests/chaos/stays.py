@@ -1,4 +1,4 @@
-"""The stays of nodes, read off etcd's raw revisions: no state machine under test has a part in it."""
+"""The stays of nodes, read off etcd's raw revisions: the code under test has no part in it."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from .history import History, Moment, Run
@@ -75,7 +76,7 @@ def epochs(h: History) -> Iterator[Violation]:
 
 
 def reasons(h: History) -> Iterator[Violation]:
-    """Every leave has the true reason: what the runner did, as etcd recorded it; all nodes agree."""
+    """Every leave has the true reason: what was done, as etcd has it. So all nodes agree."""
     for stay in h.stays.values():
         life = h.life_of.get(stay.nonce, "")
         if stay.reason == "graceful_shutdown" and stay.ended is not None:
@@ -101,7 +102,11 @@ def events(h: History) -> Iterator[Violation]:
         told = [(r["kind"], _nonce(r)) for r in _news(run) if r["rev"] <= h.end]
         if told != expected[: len(told)]:
             at = next(
-                (i for i, pair in enumerate(zip(told, expected, strict=False)) if len(set(pair)) > 1),
+                (
+                    i
+                    for i, pair in enumerate(zip(told, expected, strict=False))
+                    if len(set(pair)) > 1
+                ),
                 len(expected),
             )
             text = f"event {at} was {told[at : at + 1]} and not {expected[at : at + 1]}"
@@ -214,7 +219,7 @@ def lives(h: History) -> Iterator[Violation]:
             if r["k"] == "hook" and r["kind"] == "hook_error":
                 yield Violation("lives", life, f"a hook failed: {r['id']}")
         stays = [s for s in h.stays.values() if h.life_of.get(s.nonce) == life]
-        for stay, later in zip(stays, stays[1:], strict=False):
+        for stay, later in pairwise(stays):
             if stay.successor is not None and h.life_of.get(stay.successor) != life:
                 text = f"its id was taken over, and it came back at revision {later.began}"
                 yield Violation("lives", life, text)
@@ -254,7 +259,7 @@ def _owned(h: History, rule: str, life: str, use: Record) -> Iterator[Violation]
 
 
 def _departure(h: History, stay: Stay, until: int) -> Stay | None:
-    """The stay that lost the slot: this one, or a successor that had taken it over; None if held."""
+    """The stay that lost the slot: this one or a successor that took it over; None if held."""
     while stay.ended is not None and stay.ended <= until:
         if stay.successor is None:
             return stay
@@ -273,7 +278,7 @@ def _expected(h: History, run: Run) -> Iterator[tuple[str, str]]:
                 mine.add(r["nonce"])
             case "view" if before is None:
                 before = r["rev"]
-            case "view" if r["rev"] > before and r["rev"] <= h.end:
+            case "view" if before is not None and before < r["rev"] <= h.end:
                 old, new = h.at(before).members, h.at(r["rev"]).members
                 live = live or new.get(run.node_id) in mine
                 if live:

@@ -1,4 +1,4 @@
-"""The world of a run: etcd, proxies, storage, the recorder of the truth, and the nodes' processes."""
+"""The world of a run: etcd, proxies, storage, the recorder of the truth, and the nodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clusterkit.errors import StoreError
 from clusterkit.etcd import EtcdStore
 from clusterkit.ports import Put, Txn
 
-from .members import Members
+from .members import SIZE, Members
 from .nodes import Life, until
 from .proxies import Loop, Proxy
 from .records import Recorder
@@ -27,7 +27,7 @@ class World:
 
     Attributes:
         lives: The process of each node that should be a member.
-        zombies: Processes whose node id was taken over.
+        truth: What etcd shows, up to now.
     """
 
     def __init__(self, folder: Path, *, lease_ttl: int = 2, broken: str | None = None) -> None:
@@ -45,7 +45,6 @@ class World:
         self._numbers: dict[str, int] = {}
         self._proxies: dict[str, Proxy] = {}
         self.lives: dict[str, Life] = {}
-        self.zombies: list[Life] = []
         self._exits = ExitStack()
         try:
             self.log = Recorder(folder / "done.jsonl")
@@ -65,10 +64,12 @@ class World:
             raise
 
     def spawn(self, node_id: str) -> Life:
-        """A process that is ready to join, and does not yet."""
+        """A process that is ready to join, and does not yet. Nodes are ``n0`` and so on."""
         number = self._numbers[node_id] = self._numbers.get(node_id, 0) + 1
-        proxy = Proxy(self._loop, self.members.endpoints)
-        self._exits.callback(proxy.close)
+        # Each node prefers another member, so that the end of any breaks somebody's streams.
+        first = int(node_id[1:]) % SIZE
+        endpoints = self.members.endpoints
+        proxy = Proxy(self._loop, endpoints[first:] + endpoints[:first])
         life = Life(
             node_id,
             number,
