@@ -70,6 +70,10 @@ MINUTES ?= 20
 chaos: $(VENV)/.installed-dev ## faults on real processes for MINUTES=20, then a verdict; SEED= repeats
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
+.PHONY: test-docker
+test-docker: $(VENV)/.installed-dev ## kits on etcd in Docker whose members die and are cut off
+	$(BIN)/pytest tests/docker
+
 .PHONY: lint format
 lint: $(VENV)/.installed-dev ## ruff, mypy strict, the import contracts
 	$(BIN)/ruff check

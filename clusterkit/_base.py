@@ -236,9 +236,11 @@ class KitBase(Hooks):
             self._run = run
         run.runner.ended.add_done_callback(lambda _: self._unseal())
         attempt.made(run)
-        run.runner.start()
-        if self._stop_early:
-            self._stop_early = False
+        try:
+            run.runner.start()
+        finally:
+            stop_early, self._stop_early = self._stop_early, False
+        if stop_early:
             self.request_stop()
 
     def _assemble(self, options: Options, loop: asyncio.AbstractEventLoop | None) -> Run:

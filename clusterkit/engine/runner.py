@@ -410,14 +410,14 @@ class Runner:
                 threading.Thread(
                     target=self._rejoin, args=(effect,), name="clusterkit-rejoin", daemon=True
                 ).start()
-            case m.Drop(session):
+            case m.Drop(session, slot):
                 with self._lock:
                     if self._session is session:
                         self._session = None
                 if self._keep_alive is not None:
                     self._keep_alive.detach(session)
                 if self._errands is not None:
-                    self._errands.revoke(session)
+                    self._errands.revoke(session, slot=slot)
 
     def _stop(self, message: _Stop) -> None:
         if self._stopping:
