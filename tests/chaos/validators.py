@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from clusterkit.core.ownership import role_in
+
 from .history import History, Moment, Run
 from .records import Record
 from .stays import Stay
@@ -150,6 +152,10 @@ def rebalances(h: History) -> Iterator[Violation]:
                 yield Violation("rebalances", run.life, "one never completed")
             last = h.at(h.end)
             for index, row in enumerate(last.rows):
+                role = role_in(row, run.node_id)
+                if roles.get(f"partition-{index}") != role:
+                    text = f"it is {role} of partition-{index}, and was told otherwise"
+                    yield Violation("rebalances", run.life, text)
                 pair = f"partition-{index}", last.members.get(run.node_id, "")
                 if run.node_id in row and pair not in gained:
                     text = f"it holds partition-{index}, and was never told so"

@@ -170,6 +170,19 @@ def _true() -> Raw:
             }
             for p in range(4)
         ),
+        *(
+            {
+                "k": "hook",
+                "t": 7.45,
+                "kind": "partition_role",
+                "id": f"partition_role/partition-{p}/a/a-1/{last.epoch}",
+                "partition_id": f"partition-{p}",
+                "old_role": None,
+                "new_role": "primary",
+                "rev": 7,
+            }
+            for p in range(4)
+        ),
         {"k": "hook", "t": 7.5, "kind": "rebalance_complete", "id": "r/1", "rev": 7},
         {"k": "guard", "t": 7.6, "at": 7.6, "p": 0, "e": last.epoch},
     ]
@@ -271,6 +284,14 @@ def _never_told_that_it_holds(h: Raw) -> None:
     h.drop(h.hook("partition_change"))
 
 
+def _a_role_never_told(h: Raw) -> None:
+    h.drop(h.hook("partition_role"))
+
+
+def _a_role_from_another(h: Raw) -> None:
+    h.hook("partition_role")["old_role"] = "replica"
+
+
 def _a_smaller_epoch_accepted(h: Raw) -> None:
     h.storage[2]["ok"] = True
 
@@ -332,6 +353,8 @@ def _a_zombie_comes_back(h: Raw) -> None:
         (_no_complete, "rebalances"),
         (_a_move_that_never_was, "rebalances"),
         (_never_told_that_it_holds, "rebalances"),
+        (_a_role_never_told, "rebalances"),
+        (_a_role_from_another, "rebalances"),
         (_a_smaller_epoch_accepted, "storage"),
         (_a_write_of_another, "storage"),
         (_guard_after_the_end, "guards"),

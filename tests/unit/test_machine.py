@@ -142,8 +142,7 @@ def test_a_successor_is_told_of_every_role_that_it_takes_over(sim: Simulation) -
     assert held
     events = told(new, "partition_role", PartitionRoleEvent)
     assert {e.partition_id: (e.old_role, e.new_role) for e in events} == {
-        f"partition-{i}": (None, "primary" if primary else "replica")
-        for i, primary in held.items()
+        f"partition-{i}": (None, "primary" if primary else "replica") for i, primary in held.items()
     }
 
 
