@@ -153,10 +153,16 @@ def work(
 
 def start(told: dict[str, Any], record: Recorder, stopping: threading.Event) -> ClusterKit | None:
     """Joins, however long etcd does not answer."""
+
+    def on_node(event: Event) -> None:
+        on_event(record, event.event_id.partition("/")[0], event)
+
     while not stopping.is_set():
         kit = ClusterKit(**told["options"])
+        # One function for all that happens to nodes: it is called in the order of the revisions.
         for kind in get_args(HookKind):
-            getattr(kit, f"on_{kind}")(partial(on_event, record, kind))
+            news = on_node if kind.startswith("node_") else partial(on_event, record, kind)
+            getattr(kit, f"on_{kind}")(news)
         record("starting")
         try:
             kit.start()

@@ -63,7 +63,12 @@ def run(folder: Path, seed: int, seconds: float, tell: Callable[[str], None] = p
             world.joined(life)
         until_at = now() + seconds
         lanes = [
-            threading.Thread(target=_lane, args=(lane, name, until_at, world, outcome, tell))
+            threading.Thread(
+                # A run that is interrupted does not wait for them.
+                target=_lane,
+                args=(lane, name, until_at, world, outcome, tell),
+                daemon=True,
+            )
             for name, lane in (("members", _members), ("nodes", _nodes))
         ]
         for thread in lanes:
