@@ -65,6 +65,11 @@ test-etcd34: $(VENV)/.installed-dev ## the contract tests over an etcd 3.4, whic
 test-slow: $(VENV)/.installed-dev ## tests that must let time pass: frozen servers, short-lived tokens
 	$(PYTEST) tests/slow
 
+MINUTES ?= 20
+.PHONY: chaos
+chaos: $(VENV)/.installed-dev ## faults on real processes for MINUTES=20, then a verdict; SEED= repeats
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 .PHONY: test-docker
 test-docker: $(VENV)/.installed-dev ## kits on etcd in Docker whose members die and are cut off
 	$(BIN)/pytest tests/docker

@@ -395,6 +395,7 @@ class Machine:
     def _advance(self, new: State, changes: Sequence[Change], at: Instant, *, seen: bool) -> None:
         old, old_rows = self._state, self._rows
         leaving = self._kit_state is KitState.DRAINING
+        was_live = self._live
         if self._expected is not None and not self._live and not leaving:
             me = new.members.get(self._me)
             self._live = me is not None and me.nonce == self._expected
@@ -421,7 +422,8 @@ class Machine:
                     self._retry_after = _FIRST_RETRY
                 if self._settle_at is None:
                     self._settle_at = at.mono + self._settle_seconds
-                self._roles(old_rows, at)
+                # What a predecessor under the same id held was never a role of this process.
+                self._roles(old_rows if was_live else (), at)
                 self._lost_partitions(gains, old_rows, at)
             else:
                 self.ledger.start_from(self._rows)

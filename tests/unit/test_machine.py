@@ -20,6 +20,7 @@ from clusterkit.events import (
     NodeLeaveEvent,
     NodeRejoinEvent,
     PartitionChangeEvent,
+    PartitionRoleEvent,
     RebalanceEvent,
     UnfencedEvent,
 )
@@ -131,6 +132,20 @@ def test_a_lease_in_doubt_that_turns_out_alive_needs_no_new_join(sim: Simulation
     assert a.session is session
     assert told(a, "cluster_health_change", ClusterHealthEvent)[-1].status == "healthy"
     assert a.events("node_rejoin") == []
+
+
+def test_a_successor_is_told_of_every_role_that_it_takes_over(sim: Simulation) -> None:
+    """The assignment stays as it is, but this process has had no role in it."""
+    settled(sim, "a", "b")
+    new = sim.start("a")
+    sim.settle()
+    assert new.snapshot is not None
+    held = {i: row[0] == "a" for i, row in enumerate(new.snapshot.rows) if "a" in row}
+    assert held
+    events = told(new, "partition_role", PartitionRoleEvent)
+    assert {e.partition_id: (e.old_role, e.new_role) for e in events} == {
+        f"partition-{i}": (None, "primary" if primary else "replica") for i, primary in held.items()
+    }
 
 
 @pytest.mark.parametrize("late_news", [0.0, 0.3])
