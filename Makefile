@@ -65,6 +65,14 @@ test-etcd34: $(VENV)/.installed-dev ## the contract tests over an etcd 3.4, whic
 test-slow: $(VENV)/.installed-dev ## tests that must let time pass: frozen servers, short-lived tokens
 	$(PYTEST) tests/slow
 
+.PHONY: test-docker
+test-docker: $(VENV)/.installed-dev ## kits on etcd in Docker whose members die and are cut off
+	$(BIN)/pytest tests/docker
+
+.PHONY: figures
+figures: $(VENV)/.installed-dev ## measures leaves, fencing and outages; ARGS="--only kill --ttl 2,30"
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
 .PHONY: lint format
 lint: $(VENV)/.installed-dev ## ruff, mypy strict, the import contracts
 	$(BIN)/ruff check

@@ -44,6 +44,11 @@ from .model import (
     Stats,
 )
 
+_FORKED = (
+    "this process was forked from the one that started the kit, which goes on there; here it may "
+    "do nothing. Fork before the kit is started, or start processes with 'spawn'"
+)
+
 
 class KitBase(Hooks):
     """The options, the hooks and the lookups of a kit."""
@@ -156,6 +161,10 @@ class KitBase(Hooks):
         since = _owned_since(run, snapshot, index)
 
         def check() -> int:
+            if run.runner.forked:
+                raise FencedError(
+                    _FORKED, partition_id=snapshot.view.partitions[index].id, epoch=snapshot.epoch
+                )
             newer = self._snapshot()
             if _owned_since(run, newer, index) != since:
                 raise NotOwnerError(
@@ -168,7 +177,7 @@ class KitBase(Hooks):
             return newer.epoch
 
         def remaining() -> timedelta:
-            return _remaining(run, self._snapshot())
+            return timedelta(0) if run.runner.forked else _remaining(run, self._snapshot())
 
         return Guard(snapshot.view.partitions[index], snapshot.epoch, check, remaining)
 
@@ -231,6 +240,8 @@ class KitBase(Hooks):
         """Whether this node should get traffic. Never raises: before the start it is not ready."""
         run = self._run
         snapshot = None if run is None else run.runner.snapshot
+        if run is not None and run.runner.forked:
+            return Readiness(False, (_FORKED,), timedelta(0))
         if run is None or snapshot is None or self.state in (KitState.NEW, KitState.STOPPED):
             return Readiness(False, (f"the kit is {self.state}",), timedelta(0))
         reasons: list[str] = []
@@ -267,13 +278,14 @@ class KitBase(Hooks):
         run = self._run
         if run is None:
             self._stop_early = True  # a signal may come before the start has got this far
-        else:
+        elif not run.runner.forked:
             run.runner.request_stop(run.stop_timeout)
 
     # -- for the faces -----------------------------------------------------------------------
 
     def _begin(self, loop: asyncio.AbstractEventLoop | None, attempt: Attempt) -> None:
         """Starts a new run. Blocks until it has joined."""
+        self._refuse_if_forked(self._run)
         with self._starting:
             if self._run is not None and not self._run.runner.ended.done():
                 raise KitStateError(
@@ -288,9 +300,11 @@ class KitBase(Hooks):
             self._run = run
         run.runner.ended.add_done_callback(lambda _: self._unseal())
         attempt.made(run)
-        run.runner.start()
-        if self._stop_early:
-            self._stop_early = False
+        try:
+            run.runner.start()
+        finally:
+            stop_early, self._stop_early = self._stop_early, False
+        if stop_early:
             self.request_stop()
 
     def _assemble(self, options: Options, loop: asyncio.AbstractEventLoop | None) -> Run:
@@ -300,7 +314,7 @@ class KitBase(Hooks):
     def _end(self, timeout: Duration | None) -> Future[None] | None:
         """Asks the run to stop; the future of its end, None if there never was one."""
         run = self._run
-        if run is None:
+        if run is None or run.runner.forked:
             return None
         run.runner.request_stop(run.stop_timeout if timeout is None else seconds_of(timeout))
         return run.runner.ended
@@ -325,7 +339,12 @@ class KitBase(Hooks):
                 "start(), before asking it",
                 state=KitState.NEW,
             )
+        self._refuse_if_forked(run)
         return run
+
+    def _refuse_if_forked(self, run: Run | None) -> None:
+        if run is not None and run.runner.forked:
+            raise KitStateError(_FORKED, state=KitState.STOPPED)
 
     def _snapshot(self) -> Snapshot:
         snapshot = self._running().runner.snapshot

@@ -83,6 +83,7 @@ def node(
         storage=options.storage,
         on_conflict=options.on_conflict,
         ttl_seconds=int(ttl),
+        grace_seconds=int(options.restart_grace.total_seconds()),
         fence_margin=options.fence_margin.total_seconds(),
         process=this_process(),
         config=ClusterConfig(

@@ -101,12 +101,6 @@ def _fence_margin(value: object, info: ValidationInfo) -> timedelta:
     return margin
 
 
-def _no_grace_yet(value: timedelta) -> timedelta:
-    if _whole_seconds(value) > timedelta(0):
-        raise ValueError("a restart grace is not available in this release")
-    return value
-
-
 def _not_yet(value: str) -> str:
     if value in ("exclusive", "disk"):
         raise ValueError(f"{value!r} is not available in this release")
@@ -194,9 +188,7 @@ OnConflict: TypeAlias = Annotated[Literal["takeover", "wait", "fail"], BeforeVal
 Ownership: TypeAlias = Annotated[
     Literal["assigned", "exclusive"], BeforeValidator(_choice), AfterValidator(_not_yet)
 ]
-Storage: TypeAlias = Annotated[
-    Literal["memory", "disk"], BeforeValidator(_choice), AfterValidator(_not_yet)
-]
+Storage: TypeAlias = Annotated[Literal["memory", "disk"], BeforeValidator(_choice)]
 
 TTL: TypeAlias = Annotated[
     timedelta,
@@ -206,7 +198,10 @@ TTL: TypeAlias = Annotated[
 ]
 FenceMargin: TypeAlias = Annotated[timedelta, PlainValidator(_fence_margin)]
 Grace: TypeAlias = Annotated[
-    timedelta, Field(ge=timedelta(0)), BeforeValidator(_duration), AfterValidator(_no_grace_yet)
+    timedelta,
+    Field(ge=timedelta(0), le=timedelta(hours=1)),
+    BeforeValidator(_duration),
+    AfterValidator(_whole_seconds),
 ]
 Pause: TypeAlias = Annotated[timedelta, Field(ge=timedelta(0)), BeforeValidator(_duration)]
 _Limit: TypeAlias = Annotated[timedelta, Field(gt=timedelta(0), le=_LONGEST)]

@@ -5,9 +5,8 @@ them are read and checked in one place, :meth:`Options.resolve`; behind it every
 immutable and known to be sound, alone and together. pydantic does the checking and stays inside:
 whatever is wrong comes out as one ``OptionError``.
 
-Rooms for later: ``ownership="exclusive"``, ``storage="disk"`` and ``restart_grace`` are in the
-surface, so that programs can be written and type-checked, but are refused in this release rather
-than accepted and not honoured.
+Rooms for later: ``ownership="exclusive"`` is in the surface, so that programs can be written and
+type-checked, but is refused in this release rather than accepted and not honoured.
 """
 
 from __future__ import annotations
@@ -52,12 +51,14 @@ class OptionsDict(TypedDict, total=False):
         key_hash: How keys become partitions: ``crc32``, or ``blake2b`` where an attacker chooses
             keys. Fixed when the cluster is made.
         ownership: ``assigned``; ``exclusive`` is not available in this release.
-        storage: ``memory``; ``disk`` is not available in this release.
+        storage: ``memory``: a new process begins without data; or ``disk``: it still has what the
+            one before it had, and a restart within ``restart_grace`` moves nothing.
         on_conflict: When another process has the node id: ``takeover``, ``wait`` or ``fail``.
         lease_ttl: After how long without a sign of life a node has left; whole seconds, 10.
         fence_margin: How long before its lease may end a node stops acting as an owner. None, the
             default, is a tenth of ``lease_ttl``, and no less than half a second.
-        restart_grace: 0; more is not available in this release.
+        restart_grace: How long a node that shows no sign of life keeps its partitions, after its
+            lease has ended; 0. Until then it is unhealthy; nobody serves what it is the primary of.
         settle_time: Changes within this time are one rebalance; 0.25.
         hook_timeout: The time a hook has, 30; None for no limit.
         migration_timeout: The time a partition-change hook has, 600; None for no limit.
@@ -162,7 +163,7 @@ class Options(BaseModel):
     replication_factor: types.Whole = _option(3, "Give a whole number from 1 to 64.", ge=1, le=64)
     key_hash: types.KeyHash = _option("crc32", "Give 'crc32' or 'blake2b'.")
     ownership: types.Ownership = _option("assigned", "Give 'assigned', or leave it out.")
-    storage: types.Storage = _option("memory", "Give 'memory', or leave it out.")
+    storage: types.Storage = _option("memory", "Give 'memory' or 'disk'.")
     on_conflict: types.OnConflict = _option("takeover", "Give 'takeover', 'wait' or 'fail'.")
     lease_ttl: types.TTL = _option(10, "Give whole seconds from 2 to 3600.")
     fence_margin: types.FenceMargin = _option(
@@ -170,7 +171,7 @@ class Options(BaseModel):
         "Give seconds, or a timedelta, greater than 0 and less than half of lease_ttl; or leave it "
         "out (in a variable: default) for a tenth of lease_ttl, at least half a second.",
     )
-    restart_grace: types.Grace = _option(0, "Give 0, or leave it out.")
+    restart_grace: types.Grace = _option(0, "Give whole seconds from 0 to 3600.")
     settle_time: types.Pause = _option(
         0.25, "Give seconds, or a timedelta, from 0 to 60.", le=timedelta(seconds=60)
     )

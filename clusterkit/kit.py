@@ -20,7 +20,8 @@ class ClusterKit(KitBase):
     ``async def`` hooks run on the loop that entered the kit, ``def`` hooks on worker threads. The
     keep-alives run on a thread of their own, so a blocked loop delays its own hooks and nothing
     else. A kit can be started again after ``stop()``. It may be made before a fork, and not be used
-    across one.
+    across one. A program that ends without ``stop()`` leaves the cluster all the same, and runs no
+    more hooks.
     """
 
     async def __aenter__(self) -> Self:

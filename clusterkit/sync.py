@@ -16,7 +16,8 @@ class ClusterKit(KitBase):
     """A member of a cluster, for programs of threads.
 
     ``def`` hooks run on worker threads; ``async def`` hooks on a private event loop. A kit can be
-    started again after ``stop()``. It may be made before a fork, and not be used across one.
+    started again after ``stop()``. It may be made before a fork, and not be used across one. A
+    program that ends without ``stop()`` leaves the cluster all the same, and runs no more hooks.
     """
 
     @classmethod

@@ -117,13 +117,20 @@ class Ledger:
             self.entries[pair] = entry
             self._owed_to[gain.node_id] += 1
 
-    def prune(self, rows: Sequence[Row], state: State) -> None:
-        """Forgets what no longer concerns anybody: the node no longer holds the partition."""
+    def prune(self, rows: Sequence[Row], state: State) -> set[str]:
+        """Forgets what no longer concerns anybody: the node no longer holds the partition.
+
+        Returns:
+            The event ids of what was forgotten.
+        """
+        forgotten: set[str] = set()
         for pair, entry in list(self.entries.items()):
             index, node_id = pair
             member = state.members.get(node_id)
             if member is None or member.nonce != entry.nonce or node_id not in rows[index]:
+                forgotten.add(entry.event_id)
                 self._remove(pair)
+        return forgotten
 
     def start_from(self, rows: Sequence[Row]) -> None:
         """Takes an assignment as given: what was there before this node is state, not change."""
@@ -189,6 +196,8 @@ class Ledger:
                 affected.update(set(old).symmetric_difference(row))
                 affected.update(old[:1], row[:1])
         order = {pair: rows[pair[0]].index(pair[1]) for pair in self.entries}
+        # During its grace a node that is down keeps its place, and can give nothing.
+        up = {node_id for node_id in state.members if state.is_alive(node_id)}
         events: list[PartitionChangeEvent] = []
         for pair in sorted(self.entries, key=lambda p: (p[0], order[p])):
             entry = self.entries[pair]
@@ -199,7 +208,7 @@ class Ledger:
                 rows[index],
                 old_primary=entry.old_primary,
                 receipts=state.receipts,
-                members=state.members,
+                members=up,
                 again=entry.attempts > 0,
             )
             events.append(
@@ -287,10 +296,15 @@ def reset_nodes(old: Mapping[str, str], state: State) -> set[str]:
     """The members whose copies are worthless, given the nonces of the view before.
 
     They have a new registration: their slot was lost and they missed writes, or another process
-    that starts without data has taken it over.
+    that starts without data has taken it over. One that has the data on its disk, and whose slot
+    was held for it, has lost nothing.
     """
-    return {
-        node_id
-        for node_id, record in state.members.items()
-        if (nonce := old.get(node_id)) is not None and nonce != record.nonce
-    }
+    reset: set[str] = set()
+    for node_id, record in state.members.items():
+        nonce = old.get(node_id)
+        if nonce is not None and nonce != record.nonce:
+            end = record.previous
+            held = end is not None and end.reason == "replaced" and end.registration.nonce == nonce
+            if not (held and record.storage == "disk"):
+                reset.add(node_id)
+    return reset

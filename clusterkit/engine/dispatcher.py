@@ -193,6 +193,16 @@ class Dispatcher:
         self._pump(out, now)
         return out
 
+    def withdraw(self, event_ids: Collection[str], now: float) -> list[Action]:
+        """These changes are void: a newer view has taken their place, or made them needless."""
+        out: list[Action] = []
+        for rebalance in (self._pending, self._current):
+            for change in rebalance.changes if rebalance is not None else ():
+                if not change.settled and change.event.event_id in event_ids:
+                    self._drop(change, out)
+        self._pump(out, now)
+        return out
+
     def halt(self, now: float) -> list[Action]:
         """No rebalance goes on: what is queued is dropped, what runs is told to end."""
         out: list[Action] = []
@@ -392,31 +402,36 @@ class Dispatcher:
         for change in old.changes:
             if change.settled:
                 continue
-            work = change.work
-            if work is not None and work.state is State.RUNNING:
-                if newer is not None and change.event.event_id in wanted:
-                    change.rebalance = newer
-                    newer.changes.append(change)
-                    self._one_less(old)
-                    continue
-                work.cancelled = True
-                out.append(CancelJob(job_of(work).id, "superseded"))
-                continue
-            if work is not None and work.state is not State.ZOMBIE:
-                self._slots.call_off(work)
-                self._partitions[change.event.partition_id].busy = None
-            if change.attempts:
-                self._settle(change, out, superseded=True)
-            else:
-                change.settled = True
-                change.work = None
-                self._slots.queued -= 1
-                out.append(ChangeDropped(change.event))
+            running = change.work is not None and change.work.state is State.RUNNING
+            if running and newer is not None and change.event.event_id in wanted:
+                change.rebalance = newer
+                newer.changes.append(change)
                 self._one_less(old)
-            lane = self._partitions.get(change.event.partition_id)
-            if lane is not None:
-                self._advance(lane, change.event.partition_id)
+            else:
+                self._drop(change, out)
         old.changes = []
+
+    def _drop(self, change: Change, out: list[Action]) -> None:
+        """Takes back a change that is queued; if it runs it is told to end."""
+        work = change.work
+        if work is not None and work.state is State.RUNNING:
+            work.cancelled = True
+            out.append(CancelJob(job_of(work).id, "superseded"))
+            return
+        if work is not None and work.state is not State.ZOMBIE:
+            self._slots.call_off(work)
+            self._partitions[change.event.partition_id].busy = None
+        if change.attempts:
+            self._settle(change, out, superseded=True)
+        else:
+            change.settled = True
+            change.work = None
+            self._slots.queued -= 1
+            out.append(ChangeDropped(change.event))
+            self._one_less(change.rebalance)
+        lane = self._partitions.get(change.event.partition_id)
+        if lane is not None:
+            self._advance(lane, change.event.partition_id)
 
     def _begin(self, rebalance: Rebalance, now: float, out: list[Action]) -> None:
         self._pending, self._current = None, rebalance

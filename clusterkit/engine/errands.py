@@ -8,6 +8,7 @@ import random
 import re
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from ..core import codec
 from ..core.keys import Keys
@@ -64,9 +65,15 @@ class Errands:
         """Reads the whole prefix once, and reports it unless that fails."""
         self._queue.put(lambda: report(self._store.range(self._keys.root, timeout=self._timeout)))
 
-    def revoke(self, session: Session) -> None:
-        """Revokes a lease that is not wanted any more; if that fails it expires by itself."""
-        self._queue.put(lambda: self._store.revoke(session.lease_id, timeout=self._timeout))
+    def revoke(self, session: Session, *, slot: bool) -> None:
+        """Revokes what is not wanted any more; if that fails it expires by itself.
+
+        Args:
+            session: The session that is over.
+            slot: Whether to give up the slot as well, where it has a lease of its own.
+        """
+        for lease_id in {session.lease_id, *([session.slot_lease_id] if slot else [])}:
+            self._queue.put(partial(self._store.revoke, lease_id, timeout=self._timeout))
 
     def check_server(self) -> None:
         """Asks the server for its version once, and warns if it may end leases too early."""
@@ -147,18 +154,18 @@ class Errands:
 
 def receipt_txn(keys: Keys, node_id: str, write: WriteReceipt) -> Txn:
     """Writes a receipt; not for a stay that is over: its key is compared."""
-    lease = write.session.lease_id
-    own = Compare(keys.node(node_id), "lease", "==", lease)
-    put = Put(keys.applied(node_id), codec.encode_receipt(write.receipt), lease)
+    own = Compare(keys.node(node_id), "lease", "==", write.session.slot_lease_id)
+    put = Put(keys.applied(node_id), codec.encode_receipt(write.receipt), write.session.lease_id)
     return Txn((own,), (put,))
 
 
 def alive_txn(keys: Keys, node_id: str, write: WriteAlive) -> Txn:
     """Writes a sign of life; not for a stay that is over: its key is compared."""
-    lease = write.session.lease_id
-    own = Compare(keys.node(node_id), "lease", "==", lease)
+    own = Compare(keys.node(node_id), "lease", "==", write.session.slot_lease_id)
     value = codec.encode_alive(Alive(write.session.nonce, write.failing))
-    return Txn((own,), (Put(keys.alive(node_id, write.incarnation), value, lease),))
+    return Txn(
+        (own,), (Put(keys.alive(node_id, write.incarnation), value, write.session.lease_id),)
+    )
 
 
 def history_txn(keys: Keys, write: CloseHistory) -> Txn:

@@ -65,6 +65,7 @@ class Profile:
     storage: Literal["memory", "disk"]
     on_conflict: Literal["takeover", "wait", "fail"]
     ttl_seconds: int
+    grace_seconds: int
     fence_margin: float
     process: Process
     config: ClusterConfig
@@ -81,9 +82,10 @@ class Joiner:
         self._clock = clock
         self._profile = profile
         self._timeout = call_timeout
+        self._slot: int | None = None  # the slot's lease, while it may be alive
 
     def join(self, nonce: str, *, after: str | None, cancelled: threading.Event) -> Session:
-        """Registers the node under ``nonce``.
+        """Registers the node under ``nonce``; or carries its stay on, if it still has its slot.
 
         Args:
             nonce: The name of the new stay.
@@ -106,7 +108,9 @@ class Joiner:
             self._check_displaced(state, after)
             here = state.members.get(self._profile.node_id)
             past = state.history.get(self._profile.node_id)
-            if here is not None and not self._may_replace(here):
+            if here is not None and after == here.nonce and (session := self._revive(state, here)):
+                return session
+            if here is not None and not self._may_replace(here, state):
                 cancelled.wait(_POLL_SECONDS)
                 continue
             unwritten = here is None and past is not None and past.open is not None
@@ -129,15 +133,20 @@ class Joiner:
             state=KitState.STOPPED,
         )
 
-    def leave(self, session: Session, partitions: tuple[int, ...]) -> bool:
+    def leave(
+        self, session: Session, partitions: tuple[int, ...], *, timeout: float | None = None
+    ) -> bool:
         """Ends the stay gracefully; False if it had ended already. Revokes the lease in any case.
+
+        Each call of etcd gets ``timeout`` seconds, as many as those of the join unless given.
 
         Raises:
             StoreError: etcd cannot be asked; the lease will expire by itself.
         """
+        timeout = self._timeout if timeout is None else timeout
         left = False
         while True:
-            state = self._read()
+            state = self._read(timeout)
             here = state.members.get(self._profile.node_id)
             if here is None or here.nonce != session.nonce:
                 break
@@ -155,27 +164,55 @@ class Joiner:
                         Delete(self._keys.node(self._profile.node_id)),
                     ),
                 ),
-                timeout=self._timeout,
+                timeout=timeout,
             )
             if result.succeeded:
                 left = True
                 break
-        self._store.revoke(session.lease_id, timeout=self._timeout)
+        self._let_go(session, timeout)
         return left
 
-    def _read(self) -> State:
-        result = self._store.range(self._keys.root, timeout=self._timeout)
+    def _let_go(self, session: Session, timeout: float | None = None) -> None:
+        timeout = self._timeout if timeout is None else timeout
+        for lease_id in {session.lease_id, session.slot_lease_id}:
+            self._store.revoke(lease_id, timeout=timeout)
+
+    def _revive(self, state: State, here: NodeRecord) -> Session | None:
+        """A new sign of life for a stay whose slot is still held; None if it cannot be."""
+        p, slot = self._profile, self._slot
+        stored = state.stored.get(p.node_id)
+        if not p.grace_seconds or slot is None or stored is None or stored.lease != slot:
+            return None
+        granted_at = self._clock.monotonic()
+        lease = self._store.grant(p.ttl_seconds, timeout=self._timeout)
+        alive = Put(
+            self._keys.alive(p.node_id, p.incarnation),
+            codec.encode_alive(Alive(here.nonce)),
+            lease.id,
+        )
+        txn = Txn((self._unchanged_node(state),), (alive,))
+        result = self._store.txn(txn, timeout=self._timeout)
+        if result.succeeded:
+            margin, revision = p.fence_margin, result.revision
+            return Session(
+                here.nonce, lease.id, lease.ttl_seconds, margin, granted_at, slot, revision
+            )
+        self._store.revoke(lease.id, timeout=self._timeout)
+        return None
+
+    def _read(self, timeout: float | None = None) -> State:
+        timeout = self._timeout if timeout is None else timeout
+        result = self._store.range(self._keys.root, timeout=timeout)
         return membership.read(self._keys, result.kvs, result.revision, result.cluster_id)
 
     def _check_readable(self, state: State) -> None:
-        """What cannot be understood can neither be joined with nor be replaced."""
-        for key in (self._keys.config, self._keys.node(self._profile.node_id)):
-            if (damage := state.ignored.get(key)) is not None:
-                raise ClusterKitError(
-                    f"the key {key.decode()!r} in etcd cannot be understood: {damage}. It was "
-                    "damaged, or made by a newer release; upgrade this node, or restore the key "
-                    "(a node's own may be deleted)"
-                )
+        """A config that cannot be understood can neither be joined with nor be replaced."""
+        if (damage := state.ignored.get(self._keys.config)) is not None:
+            raise ClusterKitError(
+                f"the cluster's config in etcd, {self._keys.config.decode()!r}, cannot be "
+                f"understood: {damage}. It was damaged, or made by a newer release; upgrade this "
+                "node, or restore the key"
+            )
 
     def _check_config(self, state: State) -> None:
         ours, stored = self._profile.config, state.config
@@ -224,7 +261,7 @@ class Joiner:
                 f"lost, another process at {here.node.address} joined under its id"
             )
 
-    def _may_replace(self, here: NodeRecord) -> bool:
+    def _may_replace(self, here: NodeRecord, state: State) -> bool:
         """Whether the holder of the slot may be replaced now; False is "wait"."""
         node_id = self._profile.node_id
         if here.node.incarnation == self._profile.incarnation:
@@ -237,6 +274,8 @@ class Joiner:
                 "Gunicorn or Uvicorn workers, join from one process only.",
                 node_id=node_id,
             )
+        if not state.is_alive(node_id):
+            return True  # the process is gone, and only the grace holds its place
         match self._profile.on_conflict:
             case "fail":
                 raise NodeIdConflictError(
@@ -256,7 +295,10 @@ class Joiner:
         here = state.members.get(p.node_id)
         granted_at = self._clock.monotonic()
         lease = self._store.grant(p.ttl_seconds, timeout=self._timeout)
-        session = Session(nonce, lease.id, lease.ttl_seconds, p.fence_margin, granted_at)
+        slot = lease
+        if p.grace_seconds:
+            slot = self._store.grant(p.ttl_seconds + p.grace_seconds, timeout=self._timeout)
+        session = Session(nonce, lease.id, lease.ttl_seconds, p.fence_margin, granted_at, slot.id)
         past = state.history.get(p.node_id)
         ended: Departure | None = None
         if here is not None:
@@ -285,7 +327,7 @@ class Joiner:
         record = NodeRecord(node, nonce, p.storage, previous, bootstrap, p.process)
         compares = [self._unchanged_node(state), self._unchanged_history(state)]
         puts: list[Op] = [
-            Put(self._keys.node(p.node_id), codec.encode_node(record), lease.id),
+            Put(self._keys.node(p.node_id), codec.encode_node(record), slot.id),
             Put(
                 self._keys.alive(p.node_id, p.incarnation),
                 codec.encode_alive(Alive(nonce)),
@@ -305,15 +347,20 @@ class Joiner:
         txn = Txn(tuple(compares), tuple(puts))
         failure: StoreError | None = None
         try:
-            joined = self._store.txn(txn, timeout=self._timeout).succeeded
+            result = self._store.txn(txn, timeout=self._timeout)
+            joined, session.revision = result.succeeded, result.revision
         except StoreError as e:
             failure = e
             # Perhaps applied. If so the nonce is in etcd, on this lease.
-            here = self._read().members.get(p.node_id)
+            now_there = self._read()
+            here = now_there.members.get(p.node_id)
             joined = here is not None and here.nonce == nonce
+            if joined:
+                session.revision = now_there.stored[p.node_id].mod_revision
         if joined:
+            self._slot = slot.id
             return session
-        self._store.revoke(lease.id, timeout=self._timeout)
+        self._let_go(session)
         return failure
 
     def _unchanged_node(self, state: State) -> Compare:

@@ -108,9 +108,10 @@ class Register:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Let go of a session: stop renewing it, and revoke its lease."""
+    """Let go of a session: stop renewing it, and revoke its lease; with ``slot`` its slot's too."""
 
     session: Session
+    slot: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +239,7 @@ class Machine:
         if self._kit_state is KitState.DRAINING:
             return self._done(at)  # whoever stops the node ends this stay as well
         self._session = session
+        self._expected = session.nonce  # an earlier one, if its slot was still held
         self._doubted = False
         self._register_after = _FIRST_REGISTER
         if self._kit_state is KitState.REMOVED:
@@ -409,7 +411,9 @@ class Machine:
             )
             if self._live:
                 cause = plan.merge(causes) if causes else plan.Cause("rebalance", None)
-                self.ledger.prune(self._rows, new)
+                # Nobody begins to fetch what the view has taken away from him.
+                if void := self.ledger.prune(self._rows, new):
+                    self._take(self._dispatcher.withdraw(void, at.mono), at)
                 self.ledger.add(gains, new, cause, at.wall)
                 self._causes += causes or [cause]
                 if any(isinstance(change, RebalanceRequested) for change in changes):
@@ -432,6 +436,11 @@ class Machine:
                 self._note(_INFO, "%s of %s", kind, event.node.id, ck_revision=new.revision)
                 self._news(kind, event, at)
             self._about_me(change, at)
+        session = self._session
+        if session is not None and new.revision > session.revision:
+            sign = self._me, self._incarnation
+            if sign in old.alive and sign not in new.alive:
+                self._lost("this node's sign of life was seen to go", at)
         self._report_ignored()
 
     def _about_me(self, change: Change, at: Instant) -> None:
@@ -468,7 +477,7 @@ class Machine:
         session.lose()
         self._session = None
         self._fence(reason, at)
-        self._out += [Drop(session), Register(session.nonce, 0.0)]
+        self._out += [Drop(session, slot=False), Register(session.nonce, 0.0)]
 
     def _displaced(self, reason: str, at: Instant) -> None:
         session = self._session
@@ -478,7 +487,7 @@ class Machine:
         self._session = None
         self._kit_state = KitState.REMOVED
         self._fence(reason, at)
-        self._out.append(Drop(session))
+        self._out.append(Drop(session, slot=True))
 
     def _fence(self, reason: str, at: Instant) -> None:
         if self._fenced_news or not self._live:
@@ -659,8 +668,10 @@ class Machine:
 
     def _registered(self) -> bool:
         """Whether the view has this node's present registration in it."""
-        me = self._state.members.get(self._me)
-        return self._session is not None and me is not None and me.nonce == self._session.nonce
+        session, me = self._session, self._state.members.get(self._me)
+        if session is None or me is None:
+            return False
+        return me.nonce == session.nonce and self._state.revision >= session.revision
 
     def _owe(self, at: Instant) -> None:
         """Gives a receipt when nothing is owed; else sees to it that it is delivered again."""

@@ -7,6 +7,7 @@ carries out the effects. Nothing else writes state, so there are no locks around
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -14,6 +15,7 @@ import queue
 import random
 import secrets
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
@@ -44,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 _JOIN_SECONDS = 2.0
 _CHECK_SECONDS = 1.0
+_EXIT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,7 @@ class Runner:
         ended: Done when the run has ended, however it came about.
         failure: The defect that ended it, None for none.
         watch_restarts: How often the watch broke.
+        forked: Whether this is the copy that a forked child has of its parent's run.
     """
 
     def __init__(
@@ -174,6 +178,7 @@ class Runner:
         self._thread = threading.Thread(target=self._run, name="clusterkit-runner", daemon=True)
         self.snapshot: Snapshot | None = None
         self.watch_restarts = 0
+        self.forked = False
         self.failure: BaseException | None = None
         self.ended: Future[None] = Future()
         _running.add(self)
@@ -183,7 +188,7 @@ class Runner:
     @property
     def state(self) -> KitState:
         """The state of the kit during this run."""
-        if self.ended.done():
+        if self.forked or self.ended.done():
             return KitState.STOPPED
         return KitState.JOINING if self.snapshot is None else self.snapshot.kit_state
 
@@ -314,9 +319,42 @@ class Runner:
 
     def forget_parent(self) -> None:
         """In a forked child: whatever the parent may do, this process may not."""
+        self.forked = True
         if self.snapshot is not None:
             self.snapshot = replace(self.snapshot, session=None, kit_state=KitState.STOPPED)
+        # Not the parent's: a thread that is not here may have held its lock at the fork.
+        self.ended = Future()
+        self.ended.set_result(None)
+
+    def leave_at_exit(self, seconds: float) -> None:
+        """Leaves because the interpreter ends; no hook is run. Takes about ``seconds`` at most.
+
+        From Python 3.12 on no thread can be started any more at this point, so all of it happens
+        on the thread that calls, which waits for the others.
+        """
+        if self.forked or (self.ended.done() and self._session is None):
+            return
+        end = time.monotonic() + seconds
+        if self._stopping or self._cancelled.is_set():
+            wait((self.ended,), timeout=seconds)  # a stop is under way: it does more than this
         self._cancelled.set()
+        # Without its runner the node owns nothing, follows nothing and starts no hook.
+        self._queue.put(_Finished())
+        wait((self.ended,), timeout=max(0.0, end - time.monotonic()))
+        if not self._joining.acquire(timeout=max(0.0, end - time.monotonic())):
+            return
+        try:
+            with self._lock:
+                session, self._session = self._session, None
+            for helper in (self._keep_alive, self._watcher):
+                if helper is not None:
+                    helper.close(max(0.0, end - time.monotonic()))
+            if session is not None and session.proven(self._clock.monotonic()):
+                self._note_held()
+                self._end_stay(session, max(0.1, end - time.monotonic()))
+            self._store.close()
+        finally:
+            self._joining.release()
 
     # -- joining and leaving: on the thread that calls, or one of their own ------------------
 
@@ -366,7 +404,7 @@ class Runner:
             # A join that is under way ends first, and is left.
             with self._joining, self._lock:
                 session, self._session = self._session, None
-            self._end_stay(session)
+            self._end_stay(session, self._connect_timeout)
             # The lease is gone or left to itself: only now is there nothing more to keep alive.
             for helper in (self._checks, self._keep_alive, self._watcher, self._errands):
                 if helper is not None:
@@ -376,11 +414,11 @@ class Runner:
         finally:
             self._queue.put(_Finished())
 
-    def _end_stay(self, session: Session | None) -> None:
+    def _end_stay(self, session: Session | None, timeout: float) -> None:
         if session is None or session.lost or self._joiner is None:
             return
         try:
-            self._joiner.leave(session, self._held)
+            self._joiner.leave(session, self._held, timeout=timeout)
         except StoreError as e:
             logger.warning("leaving failed, so the lease will have to expire: %s", e)
         except Exception:
@@ -514,23 +552,21 @@ class Runner:
                 threading.Thread(
                     target=self._rejoin, args=(effect,), name="clusterkit-rejoin", daemon=True
                 ).start()
-            case m.Drop(session):
+            case m.Drop(session, slot):
                 with self._lock:
                     if self._session is session:
                         self._session = None
                 if self._keep_alive is not None:
                     self._keep_alive.detach(session)
                 if self._errands is not None:
-                    self._errands.revoke(session)
+                    self._errands.revoke(session, slot=slot)
 
     def _stop(self, message: _Stop) -> None:
         if self._stopping:
             return
         self._stopping = True
         self._cancelled.set()
-        if self.snapshot is not None and self._profile is not None:
-            owned, replica = held_by(self._profile.node_id, self.snapshot.rows)
-            self._held = tuple(sorted((*owned, *replica)))
+        self._note_held()
         if self.failure is None:
             at = m.Instant(self._clock.monotonic(), self._clock.now())
             try:
@@ -538,9 +574,19 @@ class Runner:
                     self._carry_out(effect)
             except Exception as e:
                 self._break_down(e)
-        threading.Thread(
-            target=self._leave, args=(message.timeout,), name="clusterkit-stop", daemon=True
-        ).start()
+        try:
+            threading.Thread(
+                target=self._leave, args=(message.timeout,), name="clusterkit-stop", daemon=True
+            ).start()
+        except RuntimeError as e:
+            # The interpreter ends: what leaves at its exit does the rest.
+            logger.debug("no thread can be started to leave on: %s", e)
+            self._queue.put(_Finished())
+
+    def _note_held(self) -> None:
+        if self.snapshot is not None and self._profile is not None:
+            owned, replica = held_by(self._profile.node_id, self.snapshot.rows)
+            self._held = tuple(sorted((*owned, *replica)))
 
     def _check_waiting(self) -> None:
         if not self._waiting or (snapshot := self.snapshot) is None:
@@ -592,5 +638,13 @@ def _after_fork() -> None:
         runner.forget_parent()
 
 
+def _at_exit() -> None:
+    """Whoever ends without ``stop()`` leaves all the same: nobody shall wait for its lease."""
+    end = time.monotonic() + _EXIT_SECONDS
+    for runner in list(_running):
+        runner.leave_at_exit(max(0.1, end - time.monotonic()))
+
+
+atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

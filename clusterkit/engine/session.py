@@ -31,20 +31,45 @@ logger = logging.getLogger(__name__)
 
 
 class Session:
-    """One registration and the lease that it hangs on.
+    """One registration and the leases that it hangs on.
+
+    With a restart grace there are two: the live lease, which tells that the process is alive, and
+    the slot lease, on which the node's place in the cluster outlives it by the grace. All that is
+    said of "the lease" here is about the live one, since ownership hangs on that.
 
     Attributes:
+        lease_id: The live lease.
+        slot_lease_id: The lease of the slot, the same one without a grace.
+        revision: Where the session began: no view from before it says anything of it.
         deadline: Until when the lease is certainly alive, unless it is lost.
         lost: Whether the lease is known to be gone, or not to be ours any more.
     """
 
-    __slots__ = ("deadline", "lease_id", "lost", "margin", "nonce", "ttl_seconds")
+    __slots__ = (
+        "deadline",
+        "lease_id",
+        "lost",
+        "margin",
+        "nonce",
+        "revision",
+        "slot_lease_id",
+        "ttl_seconds",
+    )
 
     def __init__(
-        self, nonce: str, lease_id: int, ttl_seconds: int, margin: float, granted_at: float
+        self,
+        nonce: str,
+        lease_id: int,
+        ttl_seconds: int,
+        margin: float,
+        granted_at: float,
+        slot_lease_id: int | None = None,
+        revision: int = 0,
     ) -> None:
         self.nonce = nonce
         self.lease_id = lease_id
+        self.revision = revision
+        self.slot_lease_id = lease_id if slot_lease_id is None else slot_lease_id
         self.ttl_seconds = ttl_seconds
         self.margin = margin
         self.deadline = granted_at + ttl_seconds - margin
@@ -165,6 +190,11 @@ class KeepAlive:
                 # reported when it begins and not when the attempt ends.
                 timeout = min(interval, left) if left else interval
                 ttl = self._store.keep_alive(session.lease_id, timeout=max(0.05, timeout))
+                if ttl > 0 and session.slot_lease_id != session.lease_id:
+                    # It outlives the other by the grace, so its answer is not urgent, but for one:
+                    # without the slot the node is no member.
+                    slot = self._store.keep_alive(session.slot_lease_id, timeout=interval)
+                    ttl = min(ttl, slot)
             except Exception as e:
                 # This thread must survive whatever a store does: without it the node is fenced.
                 if not isinstance(e, StoreError):

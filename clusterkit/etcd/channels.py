@@ -20,8 +20,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -163,6 +165,7 @@ class Channels:
         self._closed = False
         self._token_lock = threading.Lock()
         self._token: str | None = None
+        _opened.add(self)
 
     @property
     def has_user(self) -> bool:
@@ -188,6 +191,8 @@ class Channels:
 
     def acquire(self, number: int) -> Connection:
         """The connection to an endpoint, made with the present TLS files, until ``release``."""
+        if _inherited:
+            raise StoreError(_INHERITED)
         with self._lock:
             self.check_open("no connection to etcd")
             tls = None if self._certificates is None else self._certificates.current()
@@ -381,6 +386,10 @@ class Channels:
             # It answers; whether it lets us write is for the write to find out.
         connection.proven = True
 
+    def has_connections(self) -> bool:
+        """Whether gRPC has work to do for this store."""
+        return not self._closed and any(c is not None for c in self._connections)
+
     def close(self) -> None:
         """Lets go of all connections, which ends their calls; idempotent."""
         with self._lock:
@@ -388,3 +397,21 @@ class Channels:
             connections = [c for c in (*self._connections, *self._retired) if c is not None]
         for connection in connections:
             connection.close()
+
+
+_opened: weakref.WeakSet[Channels] = weakref.WeakSet()
+_inherited = False
+_INHERITED = (
+    "this process was forked while connections to etcd were open, and gRPC may hang for ever in "
+    "such a process. Fork before the first kit is started, or start processes with 'spawn'"
+)
+
+
+def _after_fork() -> None:
+    # Measured with grpcio 1.85: a call in the child can hang, with no regard to its deadline.
+    global _inherited
+    _inherited = _inherited or any(channels.has_connections() for channels in list(_opened))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -328,3 +328,12 @@ def test_the_environment_is_read_at_the_start(cluster: Cluster) -> None:
         assert len(member.kit.partitions()) == 4
     finally:
         member.stop()
+
+
+def test_a_request_to_stop_that_comes_before_the_start_is_not_lost(cluster: Cluster) -> None:
+    member = cluster.member("a")
+    member.kit.request_stop()
+    member.start()
+    member.wait_stopped()
+    member.start()  # the next start is one like any other
+    eventually(is_state(member, KitState.JOINED))

@@ -450,7 +450,7 @@ def test_the_model_writes_what_the_real_writers_write() -> None:
             nothing: Mapping[str, str] = {}
             profile = Profile(
                 node_id, "h:1", nothing, None, 2, nothing, incarnation, "memory", "takeover",
-                10, 1.0, Process(), CONFIG,
+                10, 0, 1.0, Process(), CONFIG,
             )  # fmt: skip
             return Joiner(store, KEYS, clock, profile, 5.0)
 

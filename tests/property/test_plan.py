@@ -20,7 +20,7 @@ from clusterkit.core.membership import State
 from clusterkit.core.ownership import rows_of
 from clusterkit.core.placement import Row
 from clusterkit.core.plan import Cause, Ledger, reset_nodes
-from clusterkit.core.records import ClusterConfig, NodeRecord, Process, Receipt
+from clusterkit.core.records import Alive, ClusterConfig, NodeRecord, Process, Receipt
 from clusterkit.events import PartitionChangeEvent
 from clusterkit.model import Node
 
@@ -65,6 +65,7 @@ class World:
         self.state = replace(
             new,
             members=members,
+            alive={(n, m.node.incarnation): Alive(m.nonce) for n, m in members.items()},
             receipts=receipts,
             membership_revision=new.revision if put else old.membership_revision,
         )

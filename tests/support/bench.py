@@ -36,6 +36,7 @@ def profile(node_id: str = "a", **changes: Any) -> Profile:
         storage="memory",
         on_conflict="takeover",
         ttl_seconds=10,
+        grace_seconds=0,
         fence_margin=1.0,
         process=Process(),
         config=ClusterConfig(8, 2, "blake2b", 1, 7),

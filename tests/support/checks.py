@@ -173,11 +173,11 @@ def _partitions(life: Life) -> None:
 
 def _slots(life: Life) -> None:
     """Never more runs at once than there are slots; changes leave some of them free."""
-    for call in life.calls:
-        at_once = [
-            c
-            for c in life.calls
-            if c.place <= call.place and (c.over is None or c.over > call.place)
-        ]
-        assert len(at_once) <= SLOTS
-        assert sum(c.kind == "partition_change" for c in at_once) <= SLOTS - RESERVED
+    moments = [(call.place, 1, call) for call in life.calls]
+    moments += [(call.over, -1, call) for call in life.calls if call.over is not None]
+    running = changes = 0
+    for _, more, call in sorted(moments, key=lambda moment: moment[0]):
+        running += more
+        changes += more * (call.kind == "partition_change")
+        assert running <= SLOTS
+        assert changes <= SLOTS - RESERVED

@@ -224,6 +224,7 @@ class Life:
             storage="memory",
             on_conflict="takeover",
             ttl_seconds=TTL,
+            grace_seconds=0,
             fence_margin=MARGIN,
             process=Process(),
             config=ClusterConfig(sim.partitions, replication, "blake2b", 1, 7),
@@ -510,8 +511,9 @@ class Simulation:
         self.ends: dict[str, str] = {}
         self.rows: dict[int, Sequence[Row]] = {}
         self.faults: list[str] = []
-        # Who really has which partition's data, since which epoch; and what is lost for good.
+        # Who really has which partition's data, since which epoch.
         self.data: dict[Registered, dict[str, int]] = {}
+        self.vouched: dict[Registered, int] = {}  # up to which epoch, by a receipt in the store
         self._admin = MemoryStore(self.server)
         self._watch = self._admin.watch(self.keys.root, 2)
         self._numbers = itertools.count(1)
@@ -580,6 +582,9 @@ class Simulation:
                 written.update({d.registration.nonce: d for d in past.departures})
         for event in batch.events:
             parsed = self.keys.parse(event.kv.key)
+            if parsed is not None and parsed.kind == "applied" and event.kind == "put":
+                receipt = codec.decode_receipt(event.kv.value)
+                self.vouched[parsed.node_id, receipt.nonce] = receipt.epoch
             if parsed is None or parsed.kind not in ("nodes", "alive"):
                 continue
             if parsed.kind == "alive":
@@ -660,7 +665,11 @@ class Simulation:
         # Nobody has it, and nobody will: the application begins anew.
         for other in alive.values():
             since = self.data.get(other, {}).get(partition)
-            if since is not None and since < gained:
+            # What no receipt vouches for yet cannot always be told from what never arrived, and a
+            # node that lags may have to drop what it still has.
+            vouched = since is not None and since < gained and since <= self.vouched.get(other, 0)
+            holder = self.life(other[0])
+            if vouched and holder is not None and holder.revision >= event.revision:
                 self.faults.append(f"{node_id} began {partition} anew although {other[0]} has it")
         # Whoever gained it by now, and was not told of a source either, may begin it anew as well.
         mine[partition] = max(self.rows)

@@ -29,6 +29,7 @@ from clusterkit.events import (
     NodeJoinEvent,
     NodeLeaveEvent,
     PartitionChangeEvent,
+    PartitionDropEvent,
     PartitionRoleEvent,
     RebalanceEvent,
 )
@@ -286,6 +287,20 @@ def test_the_order_of_one_rebalance() -> None:
     assert lab.dispatcher.rebalances == 1
 
 
+def test_a_rebalance_waits_until_what_is_to_be_dropped_is_gone() -> None:
+    hooks = Hooks()
+    hooks.on_partition_drop(name="drop")(noop)
+    hooks.on_partition_change(name="change")(noop)
+    lab = Lab(hooks)
+    drop = PartitionDropEvent(
+        timestamp=NOW, revision=1, event_id="drop", partition_id="partition-0"
+    )
+    lab.take(lab.dispatcher.news("partition_drop", drop, lab.now))
+    assert lab.names() == ["drop"]
+    assert lab.rebalance(change(0)) == []
+    assert starts(lab.end("drop")) == ["change"]
+
+
 def test_without_changes_and_hooks_a_rebalance_starts_and_completes_all_the_same() -> None:
     lab = Lab(Hooks())
     assert lab.rebalance() == [
@@ -443,6 +458,21 @@ def test_what_was_taken_over_is_told_to_end_when_a_third_does_not_want_it() -> N
     lab.end("start")
     actions = lab.end("change")
     assert of(RebalanceCompleted, actions) == [RebalanceCompleted(passage("third"), 0.0, False)]
+
+
+def test_what_is_void_is_dropped_from_its_queue_and_told_to_end_if_it_runs() -> None:
+    lab = Lab(all_hooks(), max_concurrent=4)
+    lab.rebalance(change(1), change(2), change(3), change(4), name="r")
+    lab.end("start")
+    void = {change(n).event_id for n in (1, 3)}
+    actions = lab.take(lab.dispatcher.withdraw(void, lab.now))
+    assert of(ChangeDropped, actions) == [ChangeDropped(change(3))]
+    (cancel,) = of(CancelJob, actions)
+    assert cancel == CancelJob(lab.running["change"][0].id, "superseded")
+    assert starts(lab.end("change", HookCancelledError("told"))) == ["change"]
+    lab.end("change")
+    actions = lab.end("change")
+    assert of(RebalanceCompleted, actions) == [RebalanceCompleted(passage("r"), 0.0, False)]
 
 
 def test_a_halt_ends_every_rebalance_and_no_news() -> None:

@@ -47,7 +47,7 @@ def test_a_receipt_is_written_on_the_lease(
     errands.receipt(WriteReceipt(session, Receipt("n1", 7)))
     eventually(lambda: state_of(store).receipts, "the receipt")
     assert state_of(store).receipts == {"a": Receipt("n1", 7)}
-    errands.revoke(session)
+    errands.revoke(session, slot=True)
     eventually(lambda: not state_of(store).members, "the lease is revoked")
     assert state_of(store).receipts == {}
 
@@ -93,7 +93,7 @@ def test_a_receipt_that_cannot_be_written_does_not_hold_up_the_rest(
     store.always("txn", refused)
     errands.receipt(WriteReceipt(session, Receipt("n1", 7)))
     other = store.grant(10, timeout=1)
-    errands.revoke(Session("n2", other.id, 10, 1.0, 0.0))
+    errands.revoke(Session("n2", other.id, 10, 1.0, 0.0), slot=False)
     eventually(lambda: ("revoke", other.id) in store.calls, "the revocation")
 
 
@@ -123,8 +123,8 @@ def test_it_survives_whatever_a_store_does(
 ) -> None:
     store.next("revoke", raising(ZeroDivisionError("a defect")))
     store.next("revoke", raising(StoreUnavailableError("nobody there")))
-    errands.revoke(session)
-    errands.revoke(session)
+    errands.revoke(session, slot=True)
+    errands.revoke(session, slot=True)
     errands.receipt(WriteReceipt(session, Receipt("n1", 7)))
     eventually(lambda: state_of(store).receipts, "the receipt")
     assert [r.levelname for r in caplog.records] == ["ERROR", "WARNING"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
+from typing import Literal
 
 import pytest
 
@@ -31,6 +32,7 @@ from clusterkit.core.plan import (
     reset_nodes,
 )
 from clusterkit.core.records import (
+    Alive,
     ClusterConfig,
     Departure,
     EndReason,
@@ -66,7 +68,8 @@ def past(at: datetime | None, reason: EndReason = "graceful_shutdown") -> Depart
 
 
 def state(*members: NodeRecord, revision: int = 9) -> State:
-    return State(revision, 1, members={m.node.id: m for m in members})
+    alive = {(m.node.id, m.node.incarnation): Alive(m.nonce) for m in members}
+    return State(revision, 1, members={m.node.id: m for m in members}, alive=alive)
 
 
 A, B, C = member("a"), member("b"), member("c")
@@ -382,3 +385,31 @@ def test_sources_are_those_of_today() -> None:
     assert books.changes()["partition-0", "c"].copy_from_nodes == (A.node, B.node)
     books.state = replace(books.state, members={"b": B, "c": C})
     assert books.changes()["partition-0", "c"].copy_from_nodes == (B.node,)
+
+
+# -- who has lost what it held -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "storage, reason, reset",
+    [
+        ("memory", "replaced", {"a"}),
+        ("disk", "replaced", set()),  # the slot was held for it
+        ("disk", "health_check_failure", {"a"}),  # it missed writes
+    ],
+)
+def test_who_starts_again_without_data(
+    storage: Literal["memory", "disk"], reason: EndReason, reset: set[str]
+) -> None:
+    before = Departure(Registration("old", "i0", A.node.joined_at), reason, None, 0)
+    again = replace(A, nonce="new", storage=storage, previous=before)
+    assert reset_nodes({"a": "old", "b": B.nonce}, state(again, B)) == reset
+
+
+def test_a_node_that_is_down_gives_nothing() -> None:
+    down = replace(ABC, alive={k: v for k, v in ABC.alive.items() if k[0] != "a"})
+    holdings, ledger = Holdings(), Ledger()
+    gains = holdings.advance([("a", "b")], [("c", "a", "b")], epoch=2, reset=(), gone=())
+    ledger.add(gains, down, Cause("node_join", "c"), T0)
+    _, (event,) = ledger.plan([("c", "a", "b")], down, holdings, Cause("node_join", "c"), "r", T0)
+    assert [node.id for node in event.copy_from_nodes] == ["b"]

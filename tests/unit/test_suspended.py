@@ -1,0 +1,109 @@
+"""A machine that slept: its clock leaps, and whoever asks next is told the truth."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from clusterkit import FencedError, KitState, StoreUnavailableError
+from clusterkit._compose import Run
+from clusterkit.config import Options
+from clusterkit.engine.clock import SystemClock
+from clusterkit.engine.session import Session
+from clusterkit.sync import ClusterKit
+from clusterkit.testing.memory import MemoryStore
+from tests.support.bench import FaultyStore, eventually, raising
+
+P0 = "partition-0"
+
+
+class LeapingClock:
+    """The machine's clock, and what it slept."""
+
+    def __init__(self) -> None:
+        self._inner = SystemClock()
+        self.slept = 0.0
+
+    def now(self) -> datetime:
+        return self._inner.now() + timedelta(seconds=self.slept)
+
+    def monotonic(self) -> float:
+        return self._inner.monotonic() + self.slept
+
+
+class Kit(ClusterKit):
+    """A kit on a store in memory and on a clock that can leap."""
+
+    def _assemble(self, options: Options, loop: asyncio.AbstractEventLoop | None) -> Run:
+        self.clock = LeapingClock()
+        self.store = FaultyStore(MemoryStore())
+        run = super()._assemble(options, loop)
+        run.runner._clock, run.runner._store = self.clock, self.store
+        return replace(run, clock=self.clock)
+
+    def session(self) -> Session:
+        run = self._running()
+        assert run.runner.snapshot is not None
+        session = run.runner.snapshot.session
+        assert session is not None
+        return session
+
+
+@pytest.fixture
+def kit() -> Iterator[Kit]:
+    kit = Kit(
+        endpoints="127.0.0.1:1",
+        cluster="c",
+        node_id="a",
+        address="a:1",
+        partitions=8,
+        replication_factor=1,
+        lease_ttl=2,
+        settle_time=0.05,
+        environ={},
+    )
+    with kit:
+        kit.wait_ready(10)
+        yield kit
+        kit.store.always("keep_alive", None)
+
+
+def test_an_hour_of_sleep_ends_ownership_at_once(kit: Kit) -> None:
+    guard = kit.guard(P0)
+    # Nothing can be proven until a keep-alive is answered again.
+    kit.store.always("keep_alive", raising(StoreUnavailableError("no network yet")))
+    kit.clock.slept = 3600.0
+    assert not kit.is_primary(P0)
+    assert not guard.valid
+    assert guard.remaining == timedelta(0)
+    with pytest.raises(FencedError, match="cannot prove"):
+        kit.guard(P0)
+    with pytest.raises(FencedError):
+        guard.check()
+    assert not kit.readiness().ready
+    eventually(lambda: kit.state is KitState.FENCED, "its hooks are told too")
+
+
+def test_a_lease_that_outlived_the_sleep_is_carried_on(kit: Kit) -> None:
+    before = kit.session()
+    kit.store.always("keep_alive", raising(StoreUnavailableError("no network yet")))
+    kit.clock.slept = 3600.0
+    eventually(lambda: kit.state is KitState.FENCED, "fenced")
+    kit.store.always("keep_alive", None)
+    eventually(lambda: kit.is_primary(P0), "an owner again")
+    assert kit.session() is before
+
+
+def test_a_lease_that_ended_in_the_sleep_needs_a_new_join(kit: Kit) -> None:
+    before = kit.session()
+    kit.store.always("keep_alive", raising(StoreUnavailableError("no network yet")))
+    kit.clock.slept = 3600.0
+    kit.store.revoke(before.lease_id, timeout=1)
+    assert not kit.is_primary(P0)
+    kit.store.always("keep_alive", None)
+    eventually(lambda: kit.is_primary(P0), "an owner again")
+    assert kit.session() is not before
