@@ -188,7 +188,7 @@ class Runner:
     @property
     def state(self) -> KitState:
         """The state of the kit during this run."""
-        if self.ended.done():
+        if self.forked or self.ended.done():
             return KitState.STOPPED
         return KitState.JOINING if self.snapshot is None else self.snapshot.kit_state
 
