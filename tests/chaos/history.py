@@ -136,6 +136,22 @@ class History:
         return {r["life"]: r["t"] for r in self.done if r["what"] == "stop"}
 
     @cached_property
+    def promises(self) -> dict[int, float]:
+        """Until when etcd had promised, before it ended, that each lease would live."""
+        ends = {s.lease: self.seen[s.ended] for s in self.stays.values() if s.ended is not None}
+        found: dict[int, float] = {}
+        for records in self.lives.values():
+            for r in records:
+                if r["k"] == "renewed" and r["at"] < ends.get(r["lease"], float("inf")):
+                    found[r["lease"]] = max(found.get(r["lease"], 0.0), r["at"] + r["ttl"])
+        return found
+
+    def ended_early(self, stay: Stay) -> bool:
+        """Whether etcd broke its promise, as releases before 3.5.13 do around an election."""
+        expired = stay.ended is not None and stay.reason == "health_check_failure"
+        return expired and self.seen[stay.ended or 0] < self.promises.get(stay.lease, 0.0)
+
+    @cached_property
     def runs(self) -> list[Run]:
         """Every start of a kit."""
         found: list[Run] = []

@@ -25,6 +25,7 @@ from clusterkit.engine import runner as engine
 from clusterkit.engine.watcher import Changed, Reread, WatchBroke
 from clusterkit.errors import ClusterKitError, KitStateError, NotOwnerError, StoreError
 from clusterkit.errors import FencedError as Fenced
+from clusterkit.etcd import EtcdStore
 from clusterkit.events import Event, PartitionRoleEvent
 from clusterkit.hooks import HookKind
 from clusterkit.sync import ClusterKit
@@ -92,6 +93,19 @@ def record_views(record: Recorder) -> None:
 
     engine.Runner._tell = telling  # type: ignore[method-assign] # watched from outside
     engine.Runner._carry_out = carrying_out  # type: ignore[method-assign] # as above
+
+
+def record_renewals(record: Recorder) -> None:
+    """Records what etcd has promised: how long a lease lives, from before it was asked."""
+    renew = EtcdStore.keep_alive
+
+    def renewing(self: EtcdStore, lease_id: int, *, timeout: float) -> int:
+        asked = now()
+        ttl = renew(self, lease_id, timeout=timeout)
+        record("renewed", at=asked, lease=lease_id, ttl=ttl)
+        return ttl
+
+    EtcdStore.keep_alive = renewing  # type: ignore[method-assign] # watched from outside
 
 
 def on_event(record: Recorder, kind: str, event: Event, *_: object) -> None:
@@ -181,6 +195,7 @@ def main() -> int:
     if told["broken"]:
         BREAKS[told["broken"]]()
     record_views(record)
+    record_renewals(record)
     # As if in a pod of its own: a successor cannot see that this process is still there.
     pod = Process("boot", told["life"], os.getpid(), 1, told["life"])
     _compose.this_process = lambda: pod  # type: ignore[attr-defined] # imported there by name

@@ -95,6 +95,7 @@ def count(h: History) -> Counter[str]:
     counted["revisions"] = len(h.moments)
     counted["writes accepted"] = sum(r["ok"] for r in h.storage)
     counted["writes refused"] = sum(not r["ok"] for r in h.storage)
+    counted["leases ended early by etcd"] = sum(map(h.ended_early, h.stays.values()))
     return counted
 
 

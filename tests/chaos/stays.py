@@ -27,6 +27,7 @@ class Stay:
     nonce: str
     again: bool
     began: int
+    lease: int = 0
     ended: int | None = None
     reason: str | None = None
     successor: str | None = None
@@ -72,5 +73,9 @@ class Stays:
                 before.successor = record.nonce
             self.present[key.node_id] = record.nonce
             self.all[record.nonce] = Stay(
-                key.node_id, record.nonce, record.previous is not None, batch.revision
+                key.node_id,
+                record.nonce,
+                record.previous is not None,
+                batch.revision,
+                e.kv.lease,
             )

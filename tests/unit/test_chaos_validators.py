@@ -83,7 +83,8 @@ class Etcd:
     def _put(self, *puts: tuple[bytes, bytes], gone: bytes | None = None) -> None:
         self._revision += 1
         r = self._revision
-        events = [WatchEvent("put", KeyValue(k, v, r, r, 1)) for k, v in puts]
+        lease = {KEYS.node("a"): 8, KEYS.node("b"): r + 3}  # b's last stay, of revision 6, has 9
+        events = [WatchEvent("put", KeyValue(k, v, r, r, 1, lease.get(k, 0))) for k, v in puts]
         if gone is not None:
             events.append(WatchEvent("delete", KeyValue(gone, b"", 0, r, 0)))
         self.truth.append((float(r), WatchBatch(r, tuple(events), 1)))
@@ -368,6 +369,17 @@ def test_each_lie_is_found(lie: Callable[[Raw], None], rule: str) -> None:
     history = _true()
     lie(history)
     assert rule in history.violations()
+
+
+@pytest.mark.parametrize("asked, excused", [(6.5, True), (5.6, False), (7.1, False)])
+def test_a_lease_that_etcd_ends_before_its_time_excuses_the_node(
+    asked: float, excused: bool
+) -> None:
+    """Only a renewal from before the end, and only for as long as it had promised."""
+    history = _true()
+    _guard_after_the_end(history)
+    history.lives["b.3"].append({"k": "renewed", "t": 7.2, "at": asked, "lease": 9, "ttl": 1.2})
+    assert ("guards" in history.violations()) is not excused
 
 
 def test_the_stays_are_those_of_the_state_machine() -> None:
