@@ -87,8 +87,6 @@ class KitBase(Hooks):
         run = self._run
         if run is None:
             return KitState.NEW
-        if run.runner.forked:
-            return KitState.STOPPED
         return run.runner.state
 
     @property

@@ -40,8 +40,8 @@ BAD: list[tuple[OptionsDict, str, str]] = [
     ({"address": "host"}, "address", "'host'"),
     ({"address": None}, "address", "None"),
     ({"ownership": "exclusive"}, "ownership", "'exclusive'"),
-    ({"storage": "disk"}, "storage", "'disk'"),
-    ({"restart_grace": 5}, "restart_grace", "5"),
+    ({"lease_ttl": 1.5}, "lease_ttl", "1.5"),
+    ({"restart_grace": 0.5}, "restart_grace", "0.5"),
 ]
 
 
