@@ -6,16 +6,11 @@ import logging
 
 
 class PlainFormatter(logging.Formatter):
-    """The message with the data that belongs to it, on one line."""
+    """The message, and the error if there is one, on one line; ``extra`` is for programs."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """``warning: message (key=value, …)``."""
-        data = [
-            f"{name.removeprefix('ck_')}={value}"
-            for name, value in vars(record).items()
-            if name.startswith("ck_")
-        ]
-        if record.exc_info and record.exc_info[1] is not None:
-            data.append(repr(record.exc_info[1]))
+        """``warning: message (error)``."""
         text = f"{record.levelname.lower()}: {record.getMessage()}"
-        return f"{text} ({', '.join(data)})" if data else text
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f" ({record.exc_info[1]!r})"
+        return text

@@ -132,9 +132,8 @@ class Errands:
             return
         if ends_leases_early(version):
             logger.warning(
-                "etcd %s can end a lease that is being kept alive, after a change of its leader: "
-                "then this node is fenced and joins again, and another may take over up to a TTL "
-                "too early; upgrade etcd to 3.4.31, 3.5.13 or newer",
+                "etcd %s can end a lease too early after a change of its leader, mended in 3.4.31 "
+                "and 3.5.13: no matter on a single server for trials; upgrade it for production",
                 version,
                 extra={"ck_etcd_version": version},
             )

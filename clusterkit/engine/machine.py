@@ -179,6 +179,7 @@ class Machine:
         self._out: list[Effect] = []
         self._state = State(0, 0)
         self._rows: Sequence[Row] = ()
+        self._told_rows: Sequence[Row] = ()  # with this process's newest roles that it was told of
         self._holdings = Holdings()
         self.ledger = plan.Ledger()
         self._departures = Departures(node_id)
@@ -359,9 +360,7 @@ class Machine:
         self._settle_at = self._retry_at = None
         if self._live and not self._observer:
             # Work that follows ownership ends now, and not when etcd says that the node is gone.
-            rows, self._rows = self._rows, ()
-            self._roles(rows, at)
-            self._rows = rows
+            self._tell_roles((), at)
         self._live = False
         self._take(self._dispatcher.halt(at.mono), at)
         return self._done(at)
@@ -395,7 +394,6 @@ class Machine:
     def _advance(self, new: State, changes: Sequence[Change], at: Instant, *, seen: bool) -> None:
         old, old_rows = self._state, self._rows
         leaving = self._kit_state is KitState.DRAINING
-        was_live = self._live
         if self._expected is not None and not self._live and not leaving:
             me = new.members.get(self._me)
             self._live = me is not None and me.nonce == self._expected
@@ -422,8 +420,7 @@ class Machine:
                     self._retry_after = _FIRST_RETRY
                 if self._settle_at is None:
                     self._settle_at = at.mono + self._settle_seconds
-                # What a predecessor under the same id held was never a role of this process.
-                self._roles(old_rows if was_live else (), at)
+                self._tell_roles(self._rows if self._is_me(new) else (), at)
                 self._lost_partitions(gains, old_rows, at)
             else:
                 self.ledger.start_from(self._rows)
@@ -510,7 +507,7 @@ class Machine:
             return
         self._fenced_news = False
         rejoined = session.nonce != self._owner_nonce
-        self._note(_INFO, "no longer fenced")
+        self._note(_WARNING, "no longer fenced: the lease is proven to be alive")
         event = UnfencedEvent(
             timestamp=at.wall,
             revision=self._state.revision,
@@ -521,8 +518,15 @@ class Machine:
 
     # -- what is local to this node ----------------------------------------------------------
 
-    def _roles(self, old_rows: Sequence[Row], at: Instant) -> None:
-        for change in ownership.role_changes(old_rows, self._rows, self._me):
+    def _is_me(self, state: State) -> bool:
+        """Whether the member with this node's id is this process, not one before or after it."""
+        me = state.members.get(self._me)
+        return me is not None and me.nonce in (self._expected, self._owner_nonce)
+
+    def _tell_roles(self, rows: Sequence[Row], at: Instant) -> None:
+        """Tells how this process's roles differ from those that it was told last."""
+        told, self._told_rows = self._told_rows, rows
+        for change in ownership.role_changes(told, rows, self._me):
             name = partition_id(change.index)
             event = PartitionRoleEvent(
                 timestamp=at.wall,

@@ -148,6 +148,27 @@ def test_a_successor_is_told_of_every_role_that_it_takes_over(sim: Simulation) -
     }
 
 
+def roles(life: Life) -> dict[str, str | None]:
+    """The newest role of each partition that the process was told of."""
+    events = told(life, "partition_role", PartitionRoleEvent)
+    return {e.partition_id: e.new_role for e in events}
+
+
+def test_whoever_is_taken_over_loses_its_roles_and_hears_nothing_of_its_successors(
+    sim: Simulation,
+) -> None:
+    old, _ = settled(sim, "a", "b")
+    assert any(roles(old).values())
+    new = sim.start("a")
+    sim.settle()
+    assert set(roles(old).values()) == {None}
+    before = len(old.events("partition_role"))
+    sim.start("c")
+    sim.settle()
+    assert len(old.events("partition_role")) == before
+    assert any(roles(new).values())
+
+
 @pytest.mark.parametrize("late_news", [0.0, 0.3])
 def test_whoever_is_taken_over_stays_out(sim: Simulation, late_news: float) -> None:
     old = sim.start("a")
