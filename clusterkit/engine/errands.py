@@ -132,8 +132,8 @@ class Errands:
             return
         if ends_leases_early(version):
             logger.warning(
-                "etcd %s can end a lease too early after a change of its leader, mended in 3.4.31 "
-                "and 3.5.13: no matter on a single server for trials; upgrade it for production",
+                "etcd %s can end a lease too early after a change of its leader: no matter on a "
+                "single server for trials; for production upgrade etcd to 3.4.31, 3.5.13 or newer",
                 version,
                 extra={"ck_etcd_version": version},
             )
