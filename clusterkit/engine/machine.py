@@ -294,6 +294,14 @@ class Machine:
                 "another etcd cluster answers than before: its data was replaced, or an endpoint "
                 "belongs elsewhere; taking its content as the truth",
             )
+        elif read.revision < self._state.revision:
+            self._note(
+                _ERROR,
+                "etcd went back from revision %d to %d, as if restored from a backup: epochs from "
+                "before may come again, so raise the epoch that your storage keeps by hand",
+                self._state.revision,
+                read.revision,
+            )
         new, changes = membership.reread(
             self._keys, self._state, read.kvs, read.revision, read.cluster_id
         )

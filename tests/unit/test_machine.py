@@ -10,7 +10,7 @@ from typing import TypeVar
 import pytest
 
 from clusterkit.core import codec
-from clusterkit.engine.machine import Machine
+from clusterkit.engine.machine import Instant, Machine, Note, Publish
 from clusterkit.events import (
     ClusterHealthEvent,
     Event,
@@ -26,7 +26,7 @@ from clusterkit.events import (
 )
 from clusterkit.hooks import HookKind
 from clusterkit.model import KitState
-from clusterkit.ports import Put, Txn
+from clusterkit.ports import Put, RangeResult, Txn
 from clusterkit.testing.memory import MemoryStore
 from tests.support.sim import MARGIN, SETTLE, TTL, Life, Simulation
 
@@ -486,3 +486,16 @@ def test_failing_checks_are_published_again_after_an_outage_and_a_new_join(
     assert a.registers == 1
     sim.run_for(60.0)
     assert failing_in_etcd(sim) == ("disk",)
+
+
+def test_an_etcd_that_goes_back_is_followed_and_told_of(sim: Simulation) -> None:
+    (a,) = settled(sim, "a")
+    assert a.snapshot is not None
+    revision, cluster_id = a.snapshot.state.revision, a.snapshot.state.cluster_id
+    at = Instant(sim.clock.monotonic(), sim.clock.now())
+    effects = a.machine.reread(RangeResult((), revision - 1, cluster_id), "restored", at)
+    notes = [effect for effect in effects if isinstance(effect, Note)]
+    assert any("went back" in note.message for note in notes)
+    (published,) = [e.snapshot for e in effects if isinstance(e, Publish)]
+    assert published.state.revision == revision - 1
+    assert published.session is None, "nothing of its stay is there any more"
