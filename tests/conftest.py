@@ -9,12 +9,18 @@ each time: a red build must come from its commit. A failure prints the blob that
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from clusterkit.testing import EmbeddedEtcd
+
+# A shell without job control starts what it puts into the background with SIGINT ignored, and all
+# its children inherit that: the programs that tests interrupt would never hear of it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline for one example: the machine may be busy, and each test has a timeout anyway.
 settings.register_profile("dev", deadline=None, print_blob=True)
