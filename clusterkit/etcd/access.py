@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from clusterkit.core.keys import range_end
 from clusterkit.ports import Get, Put, Txn
-
-from .convert import prefix_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class Access:
 
     def __str__(self) -> str:
         start = self.prefix.decode(errors="backslashreplace")
-        end = prefix_end(self.prefix)
+        end = range_end(self.prefix)
         if end == b"\0":
             keys = f"all keys from {start!r} on"
         else:

@@ -31,15 +31,6 @@ _RESULTS = {
 }
 
 
-def prefix_end(prefix: bytes) -> bytes:
-    """The first key after all that begin with ``prefix``; ``\\0`` means the end of all keys.
-
-    (etcd3's own overflows on a prefix that ends in 0xff.)
-    """
-    stem = prefix.rstrip(b"\xff")
-    return stem[:-1] + bytes([stem[-1] + 1]) if stem else b"\0"
-
-
 def key_value(kv: pb.KeyValue) -> KeyValue:
     return KeyValue(
         key=kv.key,

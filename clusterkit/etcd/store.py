@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+from clusterkit.core.keys import range_end
 from clusterkit.errors import OptionError
 from clusterkit.ports import LeaseGrant, RangeResult, Txn, TxnResult
 
@@ -17,7 +18,6 @@ from .convert import (
     BuiltCompare,
     compare_message,
     etcd3_ops,
-    prefix_end,
     range_result,
     txn_result,
     writes,
@@ -82,7 +82,7 @@ class EtcdStore:
     def range(self, prefix: bytes, *, timeout: float) -> RangeResult:
         def send(call: Call) -> pb.RangeResponse:
             answer: pb.RangeResponse = call.etcd3.get_range_response(
-                prefix or b"\0", prefix_end(prefix), sort_order="ascend"
+                prefix or b"\0", range_end(prefix), sort_order="ascend"
             )
             return answer
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 
+from clusterkit.core.keys import range_end
 from clusterkit.errors import CompactedError, StoreError
 from clusterkit.ports import WatchBatch
 
@@ -26,7 +27,7 @@ from .channels import (
     TryFailedError,
     failure_of,
 )
-from .convert import batches, prefix_end
+from .convert import batches
 from .translate import Failure, Kind, classify, to_error
 
 
@@ -70,7 +71,7 @@ class EtcdWatch:
         self._request = pb.WatchRequest(
             create_request=pb.WatchCreateRequest(
                 key=prefix or b"\0",
-                range_end=prefix_end(prefix),
+                range_end=range_end(prefix),
                 start_revision=start_revision,
                 progress_notify=True,
                 fragment=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
+from clusterkit.core.keys import range_end
 from clusterkit.errors import (
     CompactedError,
     OptionError,
@@ -16,7 +17,6 @@ from clusterkit.errors import (
 from clusterkit.etcd import EtcdStore, TLSFiles
 from clusterkit.etcd._pb import rpc_pb2 as pb
 from clusterkit.etcd.access import Access, access_of
-from clusterkit.etcd.convert import prefix_end
 from clusterkit.etcd.endpoints import parse_endpoint
 from clusterkit.etcd.translate import Kind, classify, to_error
 from clusterkit.etcd.watch import Assembler, refusal
@@ -173,7 +173,7 @@ def test_options_that_cannot_work_together() -> None:
     ],
 )
 def test_the_end_of_a_prefix(prefix: bytes, end: bytes) -> None:
-    assert prefix_end(prefix) == end
+    assert range_end(prefix) == end
 
 
 def answer(*revisions: int, fragment: bool = False, header: int = 99) -> pb.WatchResponse:
