@@ -13,9 +13,10 @@ ledger takes them in; the snapshot is swapped; the node hooks are dispatched at 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TypeAlias
 
 from ..core import health, membership, ownership, plan
@@ -193,6 +194,8 @@ class Machine:
         self._kit_state = KitState.JOINING
         self._live = False  # whether this node's own join has been seen: only then are there events
         self._expected: str | None = None
+        self._answered = True  # whether the outcome of this node's newest join is known
+        self._held: list[Callable[[Instant], None]] = []  # news that waits for that outcome
         self._session: Session | None = None
         self._doubted = False
         self._fenced_news = False
@@ -234,10 +237,12 @@ class Machine:
     def expect(self, nonce: str) -> None:
         """A join under this nonce is about to be sent."""
         self._expected = nonce
+        self._answered = False
 
     def registered(self, session: Session, at: Instant) -> list[Effect]:
         """The join was applied. The view may have it already, or will."""
         if self._kit_state is KitState.DRAINING:
+            self._answer(at)
             return self._done(at)  # whoever stops the node ends this stay as well
         self._session = session
         self._expected = session.nonce  # an earlier one, if its slot was still held
@@ -246,6 +251,7 @@ class Machine:
         self._register_after = _FIRST_REGISTER
         if self._kit_state is KitState.REMOVED:
             self._kit_state = KitState.FENCED  # somebody asked for it; until the view has it
+        self._answer(at)
         # The view may be further still: what ended the stay came before there was a session.
         past = self._state.history.get(self._me)
         if past is not None and (end := past.end_of(session.nonce)) is not None:
@@ -263,6 +269,7 @@ class Machine:
         self, after: str, error: Exception, displaced: bool, at: Instant
     ) -> list[Effect]:
         """Joining again failed; it is tried again unless somebody else's will is against it."""
+        self._answer(at)
         if displaced:
             self._kit_state = KitState.REMOVED
             self._note(_ERROR, "this node stays out of the cluster: %s", error)
@@ -279,15 +286,37 @@ class Machine:
 
     def changed(self, batch: WatchBatch, at: Instant) -> list[Effect]:
         """One whole revision."""
-        if batch.revision <= self._state.revision:
+        if self._held:
+            self._held.append(partial(self._change, batch))
             return []
+        self._change(batch, at)
+        return self._done(at)
+
+    def _change(self, batch: WatchBatch, at: Instant) -> None:
+        if batch.revision <= self._state.revision:
+            return
         new, changes = membership.step(self._keys, self._state, batch)
+        if self._precedes_answer(new):
+            self._held.append(partial(self._change, batch))
+            return
         self._comparison.changed(batch.events)
         self._advance(new, changes, at, seen=True)
-        return self._done(at)
 
     def reread(self, read: RangeResult, reason: str, at: Instant) -> list[Effect]:
         """The prefix was read again; what was missed is derived from the difference."""
+        if self._held:
+            self._held.append(partial(self._reread, read, reason))
+            return []
+        self._reread(read, reason, at)
+        return self._done(at)
+
+    def _reread(self, read: RangeResult, reason: str, at: Instant) -> None:
+        new, changes = membership.reread(
+            self._keys, self._state, read.kvs, read.revision, read.cluster_id
+        )
+        if self._precedes_answer(new):
+            self._held.append(partial(self._reread, read, reason))
+            return
         if read.cluster_id != self._state.cluster_id:
             self._note(
                 _ERROR,
@@ -302,15 +331,26 @@ class Machine:
                 self._state.revision,
                 read.revision,
             )
-        new, changes = membership.reread(
-            self._keys, self._state, read.kvs, read.revision, read.cluster_id
-        )
         self._comparison.reread()
         self._advance(new, changes, at, seen=False)
         # Somebody else may have been the owner in between: ownership is dated anew.
         self._owned_since, self._published = {}, None
         self._departures.found(new, at.mono)
-        return self._done(at)
+
+    def _precedes_answer(self, new: State) -> bool:
+        """Whether the view has this node's own join before its outcome is known here.
+
+        Such a view waits: a hook that is told of the join must find the node joined.
+        """
+        me = new.members.get(self._me)
+        return not self._answered and me is not None and me.nonce == self._expected
+
+    def _answer(self, at: Instant) -> None:
+        """The outcome of the join is known, or does not matter any more: what waited for it."""
+        self._answered = True
+        held, self._held = self._held, []
+        for news in held:
+            news(at)
 
     def compare(self, read: RangeResult, number: int, at: Instant) -> list[Effect]:
         """The reading that ``ReadView`` asked for: whether the view is what etcd has."""
@@ -370,6 +410,7 @@ class Machine:
             # Work that follows ownership ends now, and not when etcd says that the node is gone.
             self._tell_roles((), at)
         self._live = False
+        self._answer(at)
         self._take(self._dispatcher.halt(at.mono), at)
         return self._done(at)
 

@@ -74,6 +74,8 @@ def test_a_join_may_be_seen_before_and_after_it_is_answered(sim: Simulation, lat
         assert state(life) is KitState.JOINING
         assert life.snapshot is not None
         assert life.snapshot.session is None
+        # Whoever is told of the own join, or of what came after it, finds the node joined.
+        assert not life.calls
     sim.run_for(1.0)
     assert state(life) is KitState.JOINED
     assert life.snapshot is not None
