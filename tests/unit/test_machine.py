@@ -10,7 +10,8 @@ from typing import TypeVar
 import pytest
 
 from clusterkit.core import codec
-from clusterkit.engine.machine import Instant, Machine, Note, Publish
+from clusterkit.engine.effects import Instant, Note, Publish
+from clusterkit.engine.machine import Machine
 from clusterkit.events import (
     ClusterHealthEvent,
     Event,
