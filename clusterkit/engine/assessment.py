@@ -48,22 +48,19 @@ class Assessment:
         if (before.status, before.unhealthy_node_ids) != (found.status, found.unhealthy_node_ids):
             self._changes += 1
             self._out.note(INFO, "the cluster is %s", found.status, ck_revision=state.revision)
-            event_id = f"health/{self._me}/{self._incarnation}/{self._changes}"
-            event = health_event(found, state.revision, event_id, at)
-            self._delivery.news("cluster_health_change", event, at)
+            self._delivery.news("cluster_health_change", self.present(state, at), at)
 
-
-def health_event(
-    found: ClusterHealth, revision: int, event_id: str, at: Instant
-) -> ClusterHealthEvent:
-    """The event that tells of a state of health."""
-    return ClusterHealthEvent(
-        timestamp=at.wall,
-        revision=revision,
-        event_id=event_id,
-        healthy_nodes=found.healthy_nodes,
-        unhealthy_nodes=found.unhealthy_nodes,
-        total_nodes=found.total_nodes,
-        status=found.status,
-        unhealthy_node_ids=found.unhealthy_node_ids,
-    )
+    def present(self, state: State, at: Instant) -> ClusterHealthEvent:
+        """The event that tells of the present health."""
+        found = self.health
+        assert found is not None
+        return ClusterHealthEvent(
+            timestamp=at.wall,
+            revision=state.revision,
+            event_id=f"health/{self._me}/{self._incarnation}/{self._changes}",
+            healthy_nodes=found.healthy_nodes,
+            unhealthy_nodes=found.unhealthy_nodes,
+            total_nodes=found.total_nodes,
+            status=found.status,
+            unhealthy_node_ids=found.unhealthy_node_ids,
+        )

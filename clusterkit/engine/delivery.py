@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..core import plan
+from ..core.hashing import partition_index
 from ..core.holdings import Gain, Holdings
 from ..core.membership import State
 from ..core.placement import Row
-from ..events import Event, HookErrorEvent
-from ..hooks import HookKind
+from ..events import Event, HookErrorEvent, PartitionChangeEvent
+from ..hooks import HookKind, HookSpec
 from .dispatcher import Dispatcher, HookTimeoutError
 from .effects import INFO, Instant, Outbox
 from .jobs import (
@@ -80,7 +81,9 @@ class Delivery:
     ) -> None:
         """The assignment may have changed: a rebalance is due when the burst has settled."""
         # Nobody begins to fetch what the view has taken away from him.
-        if void := self.ledger.prune(rows, state):
+        void = self.ledger.prune(rows, state)
+        void |= {e.event_id for e in self._dispatcher.replaying() if not _holds(e, rows, state)}
+        if void:
             self._take(self._dispatcher.withdraw(void, at.mono), at)
         cause = plan.merge(causes) if causes else plan.Cause("rebalance", None)
         self.ledger.add(gains, state, cause, at.wall)
@@ -89,6 +92,10 @@ class Delivery:
             self._retry_after = _FIRST_RETRY
         if self._settle_at is None:
             self._settle_at = at.mono + self._settle_seconds
+
+    def late(self, spec: HookSpec, events: Iterable[Event], at: Instant) -> None:
+        """A hook that comes late, and is first told of these events."""
+        self._take(self._dispatcher.late(spec, events, at.mono), at)
 
     def job_ended(self, job_id: int, error: BaseException | None, at: Instant) -> None:
         """A hook has ended."""
@@ -189,6 +196,13 @@ class Delivery:
             attempt=job.attempt,
         )
         self.news("hook_error", event, at)
+
+
+def _holds(event: PartitionChangeEvent, rows: Sequence[Row], state: State) -> bool:
+    target, index = event.copy_to_node, partition_index(event.partition_id)
+    member = state.members.get(target.id)
+    same = member is not None and member.node.incarnation == target.incarnation
+    return same and index is not None and target.id in rows[index]
 
 
 def _told(error: BaseException | None) -> str:

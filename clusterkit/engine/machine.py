@@ -17,7 +17,7 @@ told, ``receipts`` what others are told of that, ``assessment`` the health, ``de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from ..core import local_events, membership, ownership, plan
@@ -25,8 +25,9 @@ from ..core.holdings import Holdings
 from ..core.keys import Keys
 from ..core.membership import Change, Left, State
 from ..core.placement import Row
+from ..core.present import present_events
 from ..events import Event, NodeJoinEvent, NodeLeaveEvent, NodeRejoinEvent
-from ..hooks import HookKind
+from ..hooks import HookKind, HookSpec
 from ..model import KitState
 from ..ports import RangeResult, WatchBatch
 from .assessment import Assessment
@@ -219,6 +220,28 @@ class Machine:
         """A hook has ended."""
         self._delivery.job_ended(job_id, error, at)
         return self._done(at)
+
+    def hook_added(self, spec: HookSpec, at: Instant) -> list[Effect]:
+        """A hook that is registered only now: it is told of the present state first."""
+        self._delivery.late(spec, self._present(spec.kind, at), at)
+        return self._done(at)
+
+    def _present(self, kind: HookKind, at: Instant) -> Iterator[Event]:
+        if not self._stay.live:
+            return  # all that is to be told of is still to come
+        if kind == "fenced" and self._stay.fenced_news is not None:
+            yield self._stay.fenced_news
+        elif kind == "cluster_health_change" and self._assessment.health is not None:
+            yield self._assessment.present(self._state, at)
+        yield from present_events(
+            kind,
+            self._state,
+            self._rows,
+            self._holdings,
+            told_rows=self._told_rows,
+            stay=(self._me, str(self._stay.expected)),
+            now=at.wall,
+        )
 
     def tick(self, at: Instant) -> list[Effect]:
         """The time named by ``wake_at()`` has come."""

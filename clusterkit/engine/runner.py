@@ -27,6 +27,7 @@ from ..core.keys import Keys
 from ..core.plan import held_by
 from ..core.records import RebalanceRequest
 from ..errors import ClusterKitError, KitStateError, NodeIdConflictError, StoreError
+from ..hooks import HookSpec
 from ..model import KitState
 from ..ports import Clock, Put, RangeResult, Store, Txn
 from . import effects as fx
@@ -83,6 +84,11 @@ class _Checked:
 
 
 @dataclass(frozen=True, slots=True)
+class _AddHook:
+    spec: HookSpec
+
+
+@dataclass(frozen=True, slots=True)
 class _Await:
     predicate: Callable[[Snapshot], bool]
     future: Future[None]
@@ -105,6 +111,7 @@ _Message: TypeAlias = (
     | _RegisterFailed
     | _Read
     | _Checked
+    | _AddHook
     | _Await
     | _Stop
     | _Finished
@@ -318,6 +325,10 @@ class Runner:
         if self._checks is not None:
             self._checks.add(check)
 
+    def add_hook(self, spec: HookSpec) -> None:
+        """Has a hook told of what is so already, and of all that comes."""
+        self._queue.put(_AddHook(spec))
+
     def forget_parent(self) -> None:
         """In a forked child: whatever the parent may do, this process may not."""
         self.forked = True
@@ -494,6 +505,8 @@ class Runner:
                 return self._machine.checked(failing, at)
             case WatchBroke():
                 self.watch_restarts += 1
+            case _AddHook(spec):
+                return self._machine.hook_added(spec, at)
             case _Begin(read):
                 # A stop that came before it has ended a machine that knows of nothing.
                 return [] if self._stopping else self._machine.begin(read, at)

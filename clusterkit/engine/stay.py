@@ -27,6 +27,7 @@ class Stay:
         expected: The nonce of the newest join of this process.
         live: Whether this node's own join has been seen: only then are there events.
         doubted: Whether the session's lease cannot be proven to be alive.
+        fenced_news: What was told of the fencing that lasts; None while not fenced.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Stay:
         self.expected: str | None = None
         self.live = False
         self.doubted = False
-        self._told_fenced = False
+        self.fenced_news: FencedEvent | None = None
         self._joined_as: str | None = None  # the nonce that this node was last joined with
         self._register_after = _FIRST_REGISTER
 
@@ -207,9 +208,8 @@ class Stay:
         self._out.add(Drop(session, slot=True))
 
     def _fence(self, reason: str, at: Instant) -> None:
-        if self._told_fenced or not self.live:
+        if self.fenced_news is not None or not self.live:
             return
-        self._told_fenced = True
         self._out.note(WARNING, "fenced: this node owns nothing until further notice: %s", reason)
         revision = self._delivery.revision
         event = FencedEvent(
@@ -218,12 +218,13 @@ class Stay:
             event_id=f"fenced/{self._me}/{self.expected}/{revision}",
             reason=reason,
         )
+        self.fenced_news = event
         self._delivery.news("fenced", event, at)
 
     def _unfence(self, session: Session, at: Instant) -> None:
-        if not self._told_fenced:
+        if self.fenced_news is None:
             return
-        self._told_fenced = False
+        self.fenced_news = None
         self._out.note(WARNING, "no longer fenced: the lease is proven to be alive")
         revision = self._delivery.revision
         event = UnfencedEvent(
