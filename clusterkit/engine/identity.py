@@ -14,6 +14,17 @@ from pathlib import Path
 from ..core.records import Process
 
 _PROC = Path("/proc")
+_abandoned: set[str] = set()
+
+
+def abandon(incarnation: str) -> None:
+    """Ends a life of this process that etcd could not be told the end of: the kit has stopped."""
+    _abandoned.add(incarnation)
+
+
+def is_abandoned(incarnation: str) -> bool:
+    """Whether that was a life of this process, and is over although etcd may still know it."""
+    return incarnation in _abandoned
 
 
 def _read(path: Path) -> str:

@@ -38,7 +38,7 @@ from ..errors import (
 )
 from ..model import KitState, Node
 from ..ports import Clock, Compare, Delete, Op, Put, Store, Txn
-from .identity import is_running_here
+from .identity import is_abandoned, is_running_here
 from .session import Session
 
 logger = logging.getLogger(__name__)
@@ -264,7 +264,8 @@ class Joiner:
     def _may_replace(self, here: NodeRecord, state: State) -> bool:
         """Whether the holder of the slot may be replaced now; False is "wait"."""
         node_id = self._profile.node_id
-        if here.node.incarnation == self._profile.incarnation:
+        incarnation = here.node.incarnation
+        if incarnation == self._profile.incarnation or is_abandoned(incarnation):
             return True
         if is_running_here(here.process):
             raise NodeIdConflictError(

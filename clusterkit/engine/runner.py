@@ -36,6 +36,7 @@ from .comparison import ReadView
 from .departures import CloseHistory
 from .errands import Errands
 from .executors import Executors, JobEnded
+from .identity import abandon
 from .jobs import CancelJob, HookSlow, HookTimedOut, RebalanceCompleted, StartJob
 from .join import DisplacedError, Joiner, Profile
 from .machine import Machine
@@ -431,14 +432,19 @@ class Runner:
             self._queue.put(_Finished())
 
     def _end_stay(self, session: Session | None, timeout: float) -> None:
-        if session is None or session.lost or self._joiner is None:
+        if self._profile is None or self._joiner is None:
+            return
+        if session is None or session.lost:
+            abandon(self._profile.incarnation)  # its slot may be held for a while yet
             return
         try:
             self._joiner.leave(session, self._held, timeout=timeout)
+            return
         except StoreError as e:
             logger.warning("leaving failed, so the lease will have to expire: %s", e)
         except Exception:
             logger.exception("leaving failed in a way that is a defect")
+        abandon(self._profile.incarnation)
 
     def _await_roles(self, timeout: float) -> None:
         """Work that follows ownership ends before another node may take it up."""

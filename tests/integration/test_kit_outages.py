@@ -14,6 +14,7 @@ from clusterkit import (
     FencedEvent,
     HookErrorEvent,
     KitState,
+    NodeIdConflictError,
     NodeJoinEvent,
     NodeLeaveEvent,
     NodeRejoinEvent,
@@ -169,3 +170,19 @@ def test_hooks_go_on_while_etcd_is_away(own_etcd: EmbeddedEtcd, own_cluster: Clu
     eventually(lambda: len(done) == 16)
     own_etcd.start()
     a.wait_ready()
+
+
+def test_stopped_without_etcd_and_started_again_before_the_lease_ends(
+    own_etcd: EmbeddedEtcd, own_cluster: Cluster
+) -> None:
+    """What was left behind is this very process's: it is in conflict with nobody."""
+    a = own_cluster.node("a", lease_ttl=60, connect_timeout=1)
+    own_etcd.stop()
+    a.stop()
+    own_etcd.start()
+    a.start()
+    assert a.kit.state is KitState.JOINED
+    a.wait_ready()
+    b = own_cluster.member("a", lease_ttl=60)
+    with pytest.raises(NodeIdConflictError, match="still running"):
+        b.start()

@@ -12,7 +12,7 @@ from clusterkit.core import codec
 from clusterkit.core.records import ClusterConfig, Departure
 from clusterkit.engine.departures import CloseHistory, Departures
 from clusterkit.engine.errands import history_txn
-from clusterkit.engine.identity import this_process
+from clusterkit.engine.identity import abandon, this_process
 from clusterkit.engine.join import DisplacedError, Joiner, Profile
 from clusterkit.engine.session import Session
 from clusterkit.errors import (
@@ -214,6 +214,13 @@ def test_a_process_that_still_runs_here_is_never_displaced(world: World, policy:
     with pytest.raises(NodeIdConflictError, match="CLUSTERKIT_NODE_ID") as e:
         world.join(profile("a", incarnation="inc-2", on_conflict=policy), "n2")
     assert str(this_process().pid) in str(e.value)
+
+
+def test_a_life_of_this_process_that_is_over_holds_up_nobody(world: World) -> None:
+    world.join(profile("a", incarnation="inc-over", process=this_process()), "n1")
+    abandon("inc-over")
+    again = profile("a", incarnation="inc-2", process=this_process(), on_conflict="fail")
+    assert world.join(again, "n2").nonce == "n2"
 
 
 def test_another_process_that_joins_in_between_is_seen(world: World) -> None:
