@@ -93,6 +93,15 @@ async def all_orders() -> list[str]:
     return orders
 
 
+@app.get("/ready")
+async def ready() -> dict[str, list[str]]:
+    """An open breaker is no reason to take the node out of traffic: reads are answered."""
+    readiness = ck.readiness()
+    if not readiness.ready:
+        raise HTTPException(503, list(readiness.reasons))
+    return {"members": sorted(ck.cluster.nodes)}
+
+
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(process)d] %(message)s")
     host, _, port = Options.resolve().require_address().rpartition(":")

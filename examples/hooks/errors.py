@@ -75,7 +75,8 @@ def report(event: HookErrorEvent) -> None:
 @ck.on_rebalance_complete
 def settled(event: RebalanceEvent, duration: timedelta) -> None:
     """What is still to be done, with the newest error of each."""
-    log.info("owed: %s", {move.partition_id: move.error for move in ck.owed()} or "nothing")
+    owed = [f"{move.partition_id}: {move.error}" for move in ck.owed()]
+    log.info("owed: %s", "; ".join(owed) or "nothing")
 
 
 @ck.on_cluster_health_change
