@@ -54,23 +54,28 @@ async def clear(event: NodeRejoinEvent) -> None:
     entries.clear()
 
 
-@ck.on_partition_change(mine=True, retries=5, retry_on=(httpx.HTTPError,), name="copy")
+@ck.on_partition_change(mine=True, retries=5, retry_on=(LookupError,), name="copy")
 async def copy(event: PartitionChangeEvent) -> None:
     """Copies a partition from the first node that has all of it."""
-    partition, answers = event.partition_id, []
+    partition = event.partition_id
     if not event.needs_data:
         return  # it only became the primary of what it holds
+    refusals: dict[str, object] = {}
     async with httpx.AsyncClient(timeout=5) as http:
         for source in event.copy_from_nodes:
             url = f"http://{source.address}/partitions/{partition}"
-            answer = await http.get(url, params={"epoch": ck.partition(partition).epoch})
-            answers.append(answer.status_code)
+            try:
+                answer = await http.get(url, params={"epoch": ck.partition(partition).epoch})
+            except httpx.HTTPError as error:
+                refusals[source.id] = error  # the next one may have it as well
+                continue
             if answer.status_code == 200:
                 entries[partition] = answer.json()
                 log.info("copied %s from %s", partition, source.id)
                 return
-    if any(status != 404 for status in answers):
-        raise LookupError(f"nobody gave out {partition}: {answers}")  # owed: it comes again
+            refusals[source.id] = answer.status_code
+    if any(refusal != 404 for refusal in refusals.values()):
+        raise LookupError(f"nobody gave out {partition}: {refusals}")  # owed: it comes again
     entries[partition] = {}  # nobody has it: it is new
 
 
