@@ -110,7 +110,9 @@ class Program:
             headers = {"Content-Type": "application/json"}
             connection.request(method, path, json.dumps(value), headers)
             answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
+            body = answer.read()
+            found = answer.headers.get_content_type() == "application/json"
+            return answer.status, json.loads(body) if found else body.decode()
         except (OSError, http.client.HTTPException) as error:
             return 0, repr(error)
         finally:
@@ -434,3 +436,32 @@ def test_circuit_breaker(programs: Make) -> None:
     ]
     n2.end()
     n1.end()
+
+
+def test_metrics(programs: Make) -> None:
+    well, broken = programs("metrics", "n1", "n2")
+
+    def values(node: Program) -> dict[str, float]:
+        status, text = node.ask("GET", "/metrics")
+        lines = [line.rsplit(" ", 1) for line in text.splitlines()] if status == 200 else []
+        return {series: float(value) for series, value in lines}
+
+    def shows(node: Program, **wanted: float) -> None:
+        def shown() -> bool:
+            found = values(node)
+            return all(found.get(series, 0) == value for series, value in wanted.items())
+
+        until(shown, lambda: f"{values(node)} is not {wanted}\n{node.text}")
+
+    well.start()
+    shows(well, **{'app_moves_total{kind="copy",reason="node_join"}': PARTITIONS}, app_ready=1)
+    broken.start(BROKEN=1)
+    shows(broken, app_ready=0, app_owed=PARTITIONS)
+    error = 'app_hook_errors_total{hook="fetch",error="OSError"}'
+    until(lambda: values(broken).get(error, 0) >= PARTITIONS, lambda: f"{values(broken)}")
+    assert 'app_moves_total{kind="copy",reason="node_join"}' not in values(broken)
+    shows(well, **{error: 0, "app_owed": 0, 'app_rebalances_total{trigger="node_join"}': 2})
+    broken.end()
+    shows(well, **{'app_leaves_total{reason="graceful_shutdown"}': 1})
+    shows(well, **{'app_partitions{role="primary"}': PARTITIONS})
+    well.end()
