@@ -42,6 +42,7 @@ from clusterkit import (
 
 log = logging.getLogger("rejoin")
 ck = ClusterKit()
+http = httpx.AsyncClient(timeout=5)
 entries: dict[str, dict[str, str]] = {}  # the partitions of which this node has all entries
 epochs: defaultdict[str, int] = defaultdict(int)  # the newest that each partition has seen
 locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -61,19 +62,18 @@ async def copy(event: PartitionChangeEvent) -> None:
     if not event.needs_data:
         return  # it only became the primary of what it holds
     refusals: dict[str, object] = {}
-    async with httpx.AsyncClient(timeout=5) as http:
-        for source in event.copy_from_nodes:
-            url = f"http://{source.address}/partitions/{partition}"
-            try:
-                answer = await http.get(url, params={"epoch": ck.partition(partition).epoch})
-            except httpx.HTTPError as error:
-                refusals[source.id] = error  # the next one may have it as well
-                continue
-            if answer.status_code == 200:
-                entries[partition] = answer.json()
-                log.info("copied %s from %s", partition, source.id)
-                return
-            refusals[source.id] = answer.status_code
+    for source in event.copy_from_nodes:
+        url = f"http://{source.address}/partitions/{partition}"
+        try:
+            answer = await http.get(url, params={"epoch": ck.partition(partition).epoch})
+        except httpx.HTTPError as error:
+            refusals[source.id] = error  # the next one may have it as well
+            continue
+        if answer.status_code == 200:
+            entries[partition] = answer.json()
+            log.info("copied %s from %s", partition, source.id)
+            return
+        refusals[source.id] = answer.status_code
     if any(refusal != 404 for refusal in refusals.values()):
         raise LookupError(f"nobody gave out {partition}: {refusals}")  # owed: it comes again
     entries[partition] = {}  # nobody has it: it is new
@@ -94,7 +94,7 @@ async def say_when_ready() -> None:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """The kit runs while the server does. It must not wait here: others ask it meanwhile."""
-    async with ck:
+    async with http, ck:
         waiting = asyncio.create_task(say_when_ready())
         yield
         waiting.cancel()
@@ -143,12 +143,15 @@ async def read(key: str) -> dict[str, str | None]:
 async def write(key: str, value: Annotated[str | None, Body()] = None) -> dict[str, list[str]]:
     """A write, at its primary: one after the other, each to all holders."""
     partition = ck.partition_for(key).id
-    async with locks[partition], httpx.AsyncClient(timeout=5) as http:
+    async with locks[partition]:
         with ck.guard(partition) as guard:
             holders, path = guard.partition.nodes, f"/partitions/{partition}/{key}"
             for node in holders:
                 url = f"http://{node.address}{path}"
-                answer = await http.put(url, params={"epoch": guard.epoch}, json=value)
+                try:
+                    answer = await http.put(url, params={"epoch": guard.epoch}, json=value)
+                except httpx.HTTPError as error:
+                    raise HTTPException(503, f"{node.id} did not take it: {error!r}") from error
                 if answer.status_code != 200:
                     raise HTTPException(503, f"{node.id} did not take it: {answer.text}")
             guard.check()
