@@ -51,8 +51,8 @@ class Worker(threading.Thread):
             try:
                 with ck.guard(self.partition) as guard:
                     self.step(guard.epoch)
-            except OwnershipError as error:  # fenced, or no primary any more: the hook will tell
-                log.warning("no step: %s", error)
+            except (OwnershipError, sqlite3.OperationalError) as error:
+                log.warning("no step: %s", error)  # not the owner now, or a locked database
 
     def step(self, epoch: int) -> None:
         """One piece of work, in one transaction with the comparison of the epoch."""
