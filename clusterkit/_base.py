@@ -29,7 +29,7 @@ from .errors import (
     WaitTimeoutError,
 )
 from .events import Role
-from .hooks import Duration, Hooks
+from .hooks import Duration, Hooks, HookSpec
 from .model import (
     ClusterHealth,
     ClusterView,
@@ -295,8 +295,13 @@ class KitBase(Hooks):
                 )
             self._options = None  # read anew: the environment may have changed since the last run
             options = self._resolved()
-            run = self._assemble(options, loop)
+            # First of all, so that no hook is registered without an error and never fires.
             self._seal("the kit has been started")
+            try:
+                run = self._assemble(options, loop)
+            except BaseException:
+                self._unseal()
+                raise
             self._run = run
         run.runner.ended.add_done_callback(lambda _: self._unseal())
         attempt.made(run)
@@ -306,6 +311,11 @@ class KitBase(Hooks):
             stop_early, self._stop_early = self._stop_early, False
         if stop_early:
             self.request_stop()
+
+    def _added_late(self, spec: HookSpec) -> None:
+        with self._starting:
+            if self._run is not None and not self._run.runner.forked:
+                self._run.runner.add_hook(spec)
 
     def _assemble(self, options: Options, loop: asyncio.AbstractEventLoop | None) -> Run:
         checks = tuple(self._health_checks.values())
@@ -325,6 +335,18 @@ class KitBase(Hooks):
     def _not_ready(self, timeout: Duration | None) -> WaitTimeoutError:
         reasons = "; ".join(self.readiness().reasons) or "it has just become ready"
         return WaitTimeoutError(f"not ready after {timeout} s: {reasons}")
+
+    def _when_converged(self) -> Future[None]:
+        return self._running().runner.when(lambda s: s.session is not None and not _behind(s))
+
+    def _not_converged(self, timeout: Duration | None) -> WaitTimeoutError:
+        snapshot = self._snapshot()
+        missing = ", ".join(_behind(snapshot)) or "none any more"
+        where = "" if snapshot.session is not None else f"; this node is {self.state}"
+        return WaitTimeoutError(
+            f"the cluster had not converged after {timeout} s{where}. The nodes whose hooks have "
+            f"not all succeeded for the present assignment: {missing}"
+        )
 
     def _resolved(self) -> Options:
         if self._options is None:
@@ -358,6 +380,18 @@ class KitBase(Hooks):
     def _partition(self, p: PartitionRef) -> Partition:
         snapshot = self._snapshot()
         return snapshot.view.partitions[_index(p, snapshot)]
+
+
+def _behind(snapshot: Snapshot) -> list[str]:
+    """The members that have no receipt for the present assignment."""
+    state = snapshot.state
+    return [
+        node_id
+        for node_id, member in sorted(state.members.items())
+        if (receipt := state.receipts.get(node_id)) is None
+        or receipt.nonce != member.nonce
+        or receipt.epoch < snapshot.epoch
+    ]
 
 
 class Attempt:

@@ -196,12 +196,18 @@ class HookOptions(TypedDict, total=False):
         retries: How often the hook is run again after it raised, with growing pauses.
         retry_on: The errors that a retry may help against; every ``Exception`` unless given.
         name: Its name in logs, errors and metrics.
+        late: Allows the registration while the kit runs. The hook is first told of the present
+            state, by events that are marked ``hook_context().replayed``: of every member as a
+            join, of every holder of a partition as a change that needs data, of this node's
+            roles, of the health, of a fencing that lasts. A replay that fails is reported, and
+            not owed. Before the start it changes nothing.
     """
 
     timeout: Duration | None
     retries: int
     retry_on: tuple[type[Exception], ...]
     name: str
+    late: bool
 
 
 # A bound TypeVar for each signature, so that a decorated function keeps its own exact type.
@@ -322,8 +328,13 @@ class Hooks:
             raise HookRegistrationError(
                 f"{what} too late: {reason}. Register hooks before start(): decorate with the kit "
                 "before it is started, or with a `Hooks()` registry that is passed as "
-                "ClusterKit(hooks=...), in a module that is imported before the start"
+                "ClusterKit(hooks=...), in a module that is imported before the start. A hook "
+                "that must come later is registered with late=True, and is then told of the "
+                "present state first"
             )
+
+    def _added_late(self, spec: HookSpec) -> None:
+        """A registry that has started with this one, or is it, has got a hook with ``late``."""
 
     def _add(
         self,
@@ -337,6 +348,7 @@ class Hooks:
         retries: int = 0,
         retry_on: tuple[type[Exception], ...] = (Exception,),
         name: str | None = None,
+        late: bool = False,
     ) -> _F | Callable[[_F], _F]:
         """Registers ``fn``; without one, a decorator that will."""
 
@@ -357,8 +369,12 @@ class Hooks:
                 retry_on=check.retry_on(retry_on),
             )
             with _lock:
-                self.__refuse_if_sealed(f"hook {label!r} for on_{kind} was registered")
+                if not late:
+                    self.__refuse_if_sealed(f"hook {label!r} for on_{kind} was registered")
                 self.__hooks.append(spec)
+                started = list(self.__seals)
+            for kit in started:
+                kit._added_late(spec)
             return fn
 
         return register if fn is None else register(fn)

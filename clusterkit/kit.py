@@ -84,6 +84,22 @@ class ClusterKit(KitBase):
         except TimeoutError:
             raise self._not_ready(timeout) from None
 
+    async def wait_converged(self, timeout: Duration | None = None) -> None:
+        """Waits until every node's hooks have succeeded for the present assignment.
+
+        Then all copies are made, on all nodes, and nothing moves. It stands on the receipts that
+        the nodes write, so it says no more than this node has seen.
+
+        Raises:
+            WaitTimeoutError: Not in time; the text names the nodes that are behind.
+            KitStateError: The kit has stopped, or was never started.
+        """
+        try:
+            async with asyncio.timeout(None if timeout is None else seconds_of(timeout)):
+                await asyncio.wrap_future(self._when_converged())
+        except TimeoutError:
+            raise self._not_converged(timeout) from None
+
     async def wait_stopped(self) -> None:
         """Waits until the kit has stopped, whoever asked for it.
 

@@ -76,6 +76,23 @@ class ClusterKit(KitBase):
             future.cancel()
             raise self._not_ready(timeout) from None
 
+    def wait_converged(self, timeout: Duration | None = None) -> None:
+        """Waits until every node's hooks have succeeded for the present assignment.
+
+        Then all copies are made, on all nodes, and nothing moves. It stands on the receipts that
+        the nodes write, so it says no more than this node has seen.
+
+        Raises:
+            WaitTimeoutError: Not in time; the text names the nodes that are behind.
+            KitStateError: The kit has stopped, or was never started.
+        """
+        future = self._when_converged()
+        try:
+            future.result(None if timeout is None else seconds_of(timeout))
+        except TimeoutError:
+            future.cancel()
+            raise self._not_converged(timeout) from None
+
     def wait_stopped(self, timeout: Duration | None = None) -> bool:
         """Waits until the kit has stopped, whoever asked for it; False if it has not in time."""
         try:

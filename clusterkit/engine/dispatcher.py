@@ -31,7 +31,7 @@ What it promises:
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from ..errors import ClusterKitError
@@ -65,6 +65,16 @@ _NODE_EVENTS = (NodeJoinEvent, NodeRejoinEvent, NodeLeaveEvent)
 # A copy that is to be dropped must be gone before it may be fetched again.
 _AWAITED = (*_NODE_EVENTS, PartitionDropEvent)
 _PARTITION_NEWS = (PartitionRoleEvent, PartitionDropEvent, PartitionLostEvent)
+# What a replay bears in place of an event of its own: nobody is ever told of it.
+_NO_REBALANCE = RebalanceEvent(
+    timestamp=datetime.min.replace(tzinfo=UTC),
+    revision=0,
+    event_id="",
+    trigger="manual",
+    trigger_node_id=None,
+    partitions_to_move=0,
+    nodes_affected=(),
+)
 
 
 class HookTimeoutError(ClusterKitError, TimeoutError):
@@ -119,6 +129,17 @@ class Dispatcher:
         self.rebalances = 0
 
         self._specs: dict[HookKind, tuple[HookSpec, ...]] = {}
+        self._know(specs)
+
+        self._lanes: dict[Hashable, Lane] = {}
+        self._partitions: dict[str, PartitionLane] = {}
+        self._awaited_news: set[Work] = set()
+        self._pending: Rebalance | None = None
+        self._current: Rebalance | None = None
+        self._to_proceed: list[Rebalance] = []
+        self._replays: list[Rebalance] = []
+
+    def _know(self, specs: Iterable[HookSpec]) -> None:
         for spec in specs:
             self._specs[spec.kind] = (*self._specs.get(spec.kind, ()), spec)
         changes = self._specs.get("partition_change", ())
@@ -129,27 +150,45 @@ class Dispatcher:
             spec.partitions is not None or spec.reasons is not None for spec in changes
         )
 
-        self._lanes: dict[Hashable, Lane] = {}
-        self._partitions: dict[str, PartitionLane] = {}
-        self._awaited_news: set[Work] = set()
-        self._pending: Rebalance | None = None
-        self._current: Rebalance | None = None
-        self._to_proceed: list[Rebalance] = []
-
     # -- what it is told --------------------------------------------------------------------
 
     def news(self, kind: HookKind, event: Event, now: float, *args: object) -> list[Action]:
         """Something to be told at once. News must come in the order of their revisions."""
         out: list[Action] = []
-        subject = _subject(event)
         for spec in self._specs.get(kind, ()):
-            if spec.mine and isinstance(event, _NODE_EVENTS) and event.node.id != self._node_id:
-                continue
-            work = Work(spec, event, (event, *args))
-            if self._enqueue(work, subject) and isinstance(event, _AWAITED):
-                self._awaited_news.add(work)
+            self._tell(spec, event, *args)
         self._pump(out, now)
         return out
+
+    def late(self, spec: HookSpec, events: Iterable[Event], now: float) -> list[Action]:
+        """A hook that comes late. It is told of ``events`` first, as replayed, and of them alone.
+
+        Changes among them run in their partitions' lanes like all others, but settle nothing:
+        what is owed to the other hooks stays owed, and what fails here is not delivered again.
+        """
+        out: list[Action] = []
+        if spec in self._specs.get(spec.kind, ()):
+            return out  # it was registered while the kit was being started, and is known
+        self._know((spec,))
+        replay = Rebalance(_NO_REBALANCE, now, set())
+        replay.phase, replay.replay, replay.begun = Phase.CHANGING, True, now
+        for event in events:
+            if not isinstance(event, PartitionChangeEvent):
+                self._tell(spec, event, replayed=True)
+            elif spec in self._wanting(event):
+                replay.changes.append(Change(event, (spec,), replay))
+        if replay.changes:
+            replay.open = len(replay.changes)
+            self._slots.queued += replay.open
+            self._replays.append(replay)
+            for change in replay.changes:
+                self._enter_partition(change, out)
+        self._pump(out, now)
+        return out
+
+    def replaying(self) -> list[PartitionChangeEvent]:
+        """The changes that hooks which came late have still to be told of."""
+        return [c.event for replay in self._replays for c in replay.changes if not c.settled]
 
     def rebalance(
         self,
@@ -196,7 +235,7 @@ class Dispatcher:
     def withdraw(self, event_ids: Collection[str], now: float) -> list[Action]:
         """These changes are void: a newer view has taken their place, or made them needless."""
         out: list[Action] = []
-        for rebalance in (self._pending, self._current):
+        for rebalance in (self._pending, self._current, *self._replays):
             for change in rebalance.changes if rebalance is not None else ():
                 if not change.settled and change.event.event_id in event_ids:
                     self._drop(change, out)
@@ -209,8 +248,9 @@ class Dispatcher:
         if self._pending is not None:
             self._supersede(self._pending, out)
             self._pending = None
-        if self._current is not None:
-            self._supersede(self._current, out)
+        for rebalance in (self._current, *self._replays):
+            if rebalance is not None:
+                self._supersede(rebalance, out)
         self._pump(out, now)
         return out
 
@@ -260,7 +300,8 @@ class Dispatcher:
     @property
     def idle(self) -> bool:
         """Whether nothing runs, nothing is queued and no rebalance is under way."""
-        return self._slots.empty and self._pending is None and self._current is None
+        under_way = self._pending is not None or self._current is not None or self._replays
+        return self._slots.empty and not under_way
 
     def awaits(self, kind: HookKind) -> bool:
         """Whether a hook for news of this kind is queued, or runs and still has time."""
@@ -297,6 +338,13 @@ class Dispatcher:
         )
 
     # -- news: lanes by hook function and by subject ----------------------------------------
+
+    def _tell(self, spec: HookSpec, event: Event, *args: object, replayed: bool = False) -> None:
+        if spec.mine and isinstance(event, _NODE_EVENTS) and event.node.id != self._node_id:
+            return
+        work = Work(spec, event, (event, *args), replayed=replayed)
+        if self._enqueue(work, _subject(event)) and isinstance(event, _AWAITED):
+            self._awaited_news.add(work)
 
     def _enqueue(self, work: Work, subject: Hashable | None = None) -> bool:
         """Puts work into its lanes; whether anyone should wait for it."""
@@ -369,7 +417,8 @@ class Dispatcher:
         change.work = None
         self._slots.queued -= 1
         ok = change.error is None and not superseded
-        out.append(ChangeSettled(change.event, ok, change.error, change.attempts, superseded))
+        if not change.rebalance.replay:
+            out.append(ChangeSettled(change.event, ok, change.error, change.attempts, superseded))
         self._one_less(change.rebalance)
 
     def _fail_behind_zombie(self, change: Change, lane: PartitionLane, out: list[Action]) -> None:
@@ -455,6 +504,10 @@ class Dispatcher:
             for change in rebalance.changes:
                 if not change.entered:
                     self._enter_partition(change, out)
+        if rebalance.replay:
+            if not rebalance.open and rebalance in self._replays:
+                self._replays.remove(rebalance)
+            return
         if rebalance.phase is Phase.CHANGING and not rebalance.open:
             rebalance.phase = Phase.COMPLETING
             rebalance.changes = []

@@ -16,7 +16,7 @@ from ..core.records import Alive
 from ..errors import StoreError
 from ..ports import Compare, Delete, Put, RangeResult, Store, Txn
 from .departures import CloseHistory
-from .machine import WriteAlive, WriteReceipt
+from .effects import WriteAlive, WriteReceipt
 from .pruning import PruneHistory
 from .session import Session
 

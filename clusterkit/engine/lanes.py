@@ -55,6 +55,7 @@ class Work:
         "job",
         "lanes",
         "rebalance",
+        "replayed",
         "spec",
         "state",
     )
@@ -67,12 +68,14 @@ class Work:
         *,
         change: Change | None = None,
         rebalance: Rebalance | None = None,
+        replayed: bool = False,
     ) -> None:
         self.spec = spec
         self.event = event
         self.args = args
         self.change = change
         self.rebalance = rebalance
+        self.replayed = replayed
         self.attempt = 1
         self.state = State.WAITING
         self.cancelled = False
@@ -178,7 +181,9 @@ class Rebalance:
     """One rebalance on its way through its phases.
 
     ``awaits`` is the work that the phase waits for, ``open`` how many changes are not settled,
-    ``not_before`` until when it waits for the one that it supersedes.
+    ``not_before`` until when it waits for the one that it supersedes. A ``replay`` is the changes
+    for one hook that came late: it has no start and no end that anybody is told of, supersedes
+    nothing, and settles nothing.
     """
 
     __slots__ = (
@@ -189,6 +194,7 @@ class Rebalance:
         "not_before",
         "open",
         "phase",
+        "replay",
         "replayed",
         "superseded",
     )
@@ -203,6 +209,7 @@ class Rebalance:
         self.open = 0
         self.replayed: frozenset[str] = frozenset()
         self.superseded = False
+        self.replay = False
 
 
 class Deadlines(Generic[K]):

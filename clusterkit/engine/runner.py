@@ -27,9 +27,10 @@ from ..core.keys import Keys
 from ..core.plan import held_by
 from ..core.records import RebalanceRequest
 from ..errors import ClusterKitError, KitStateError, NodeIdConflictError, StoreError
+from ..hooks import HookSpec
 from ..model import KitState
 from ..ports import Clock, Put, RangeResult, Store, Txn
-from . import machine as m
+from . import effects as fx
 from .checks import Checks, HealthCheck
 from .comparison import ReadView
 from .departures import CloseHistory
@@ -37,6 +38,7 @@ from .errands import Errands
 from .executors import Executors, JobEnded
 from .jobs import CancelJob, HookSlow, HookTimedOut, StartJob
 from .join import DisplacedError, Joiner, Profile
+from .machine import Machine
 from .pruning import PruneHistory
 from .session import KeepAlive, LeaseDoubted, LeaseLost, LeaseProven, Session
 from .snapshot import Snapshot
@@ -82,6 +84,11 @@ class _Checked:
 
 
 @dataclass(frozen=True, slots=True)
+class _AddHook:
+    spec: HookSpec
+
+
+@dataclass(frozen=True, slots=True)
 class _Await:
     predicate: Callable[[Snapshot], bool]
     future: Future[None]
@@ -104,6 +111,7 @@ _Message: TypeAlias = (
     | _RegisterFailed
     | _Read
     | _Checked
+    | _AddHook
     | _Await
     | _Stop
     | _Finished
@@ -145,7 +153,7 @@ class Runner:
         store: Store,
         clock: Clock,
         keys: Keys,
-        machine: m.Machine,
+        machine: Machine,
         profile: Profile | None,
         executors: Callable[[Callable[[JobEnded], None]], Executors],
         connect_timeout: float,
@@ -317,6 +325,10 @@ class Runner:
         if self._checks is not None:
             self._checks.add(check)
 
+    def add_hook(self, spec: HookSpec) -> None:
+        """Has a hook told of what is so already, and of all that comes."""
+        self._queue.put(_AddHook(spec))
+
     def forget_parent(self) -> None:
         """In a forked child: whatever the parent may do, this process may not."""
         self.forked = True
@@ -383,7 +395,7 @@ class Runner:
         self._queue.put(_Registered(session))
         return session
 
-    def _rejoin(self, effect: m.Register) -> None:
+    def _rejoin(self, effect: fx.Register) -> None:
         # Jitter: the nodes that an outage has fenced must not come back as one.
         if self._cancelled.wait(effect.delay * random.uniform(0.5, 1.0)):
             return
@@ -474,8 +486,8 @@ class Runner:
             self._executors.check()
             return None
 
-    def _tell(self, message: _Message | None) -> list[m.Effect]:
-        at = m.Instant(self._clock.monotonic(), self._clock.now())
+    def _tell(self, message: _Message | None) -> list[fx.Effect]:
+        at = fx.Instant(self._clock.monotonic(), self._clock.now())
         match message:
             case None:
                 return self._machine.tick(at)
@@ -493,6 +505,8 @@ class Runner:
                 return self._machine.checked(failing, at)
             case WatchBroke():
                 self.watch_restarts += 1
+            case _AddHook(spec):
+                return self._machine.hook_added(spec, at)
             case _Begin(read):
                 # A stop that came before it has ended a machine that knows of nothing.
                 return [] if self._stopping else self._machine.begin(read, at)
@@ -505,11 +519,11 @@ class Runner:
                 return self._machine.register_failed(after, error, displaced, at)
         return []
 
-    def _carry_out(self, effect: m.Effect) -> None:
+    def _carry_out(self, effect: fx.Effect) -> None:
         match effect:
             case StartJob(job):
                 self._executors.start(job)
-            case m.Publish(snapshot):
+            case fx.Publish(snapshot):
                 self.snapshot = snapshot
             case CancelJob(job_id, reason):
                 self._executors.cancel(job_id, reason)
@@ -528,12 +542,12 @@ class Runner:
                     self._executors.where(job.id) or "(its stack cannot be told)",
                     extra={"ck_event_id": job.event.event_id},
                 )
-            case m.Note(level, message, args, extra):
+            case fx.Note(level, message, args, extra):
                 logger.log(level, message, *args, extra=dict(extra))
-            case m.WriteReceipt():
+            case fx.WriteReceipt():
                 if self._errands is not None:
                     self._errands.receipt(effect)
-            case m.WriteAlive():
+            case fx.WriteAlive():
                 if self._errands is not None:
                     self._errands.alive(effect)
             case CloseHistory():
@@ -545,14 +559,14 @@ class Runner:
             case ReadView(number):
                 if self._errands is not None:
                     self._errands.read_view(lambda read: self._queue.put(_Read(read, number)))
-            case m.ReadAgain(reason):
+            case fx.ReadAgain(reason):
                 if self._watcher is not None:
                     self._watcher.read_again(reason)
-            case m.Register():
+            case fx.Register():
                 threading.Thread(
                     target=self._rejoin, args=(effect,), name="clusterkit-rejoin", daemon=True
                 ).start()
-            case m.Drop(session, slot):
+            case fx.Drop(session, slot):
                 with self._lock:
                     if self._session is session:
                         self._session = None
@@ -568,7 +582,7 @@ class Runner:
         self._cancelled.set()
         self._note_held()
         if self.failure is None:
-            at = m.Instant(self._clock.monotonic(), self._clock.now())
+            at = fx.Instant(self._clock.monotonic(), self._clock.now())
             try:
                 for effect in self._machine.stopping(at):
                     self._carry_out(effect)

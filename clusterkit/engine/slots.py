@@ -80,11 +80,12 @@ class Slots:
 
     def _start(self, work: Work, now: float, out: list[Action]) -> None:
         spec, change = work.spec, work.change
-        replayed = False
+        replayed = work.replayed
         if change is not None:
             self._running_changes += 1
             change.attempts = max(change.attempts, work.attempt)
-            replayed = work.event.event_id in change.rebalance.replayed
+            rebalance = change.rebalance
+            replayed = rebalance.replay or work.event.event_id in rebalance.replayed
         timeout = self._timeout(spec)
         job = Job(next(self._job_ids), spec, work.event, work.args, work.attempt, timeout, replayed)
         work.state = State.RUNNING

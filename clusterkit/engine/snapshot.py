@@ -94,6 +94,62 @@ class Snapshot:
     state: State
 
 
+class Snapshots:
+    """Makes the next snapshot of one node, if it differs from the last. Owned by one thread."""
+
+    def __init__(self, node_id: str) -> None:
+        self._me = node_id
+        self._last: Snapshot | None = None
+        self._owned_since: dict[int, int] = {}
+        self._owner: str | None = None
+
+    def forget(self) -> None:
+        """Somebody else may have been the owner in between: ownership is dated anew."""
+        self._owned_since, self._last = {}, None
+
+    def next(
+        self,
+        state: State,
+        rows: Sequence[Row],
+        *,
+        kit_state: KitState,
+        session: Session | None,
+        initial_copies_done: bool,
+        health: ClusterHealth,
+    ) -> Snapshot | None:
+        """The snapshot of where things stand, None if it is the last one."""
+        last = self._last
+        if (
+            last is not None
+            and last.state is state
+            and last.kit_state is kit_state
+            and last.session is session
+            and last.initial_copies_done == initial_copies_done
+            and last.health == health
+        ):
+            return None
+        if session is not None and session.nonce != self._owner:
+            self._owner, self._owned_since = session.nonce, {}
+        if last is None or last.rows is not rows or last.session is not session:
+            self._owned_since = {
+                index: self._owned_since.get(index, state.epoch)
+                for index, row in enumerate(rows)
+                if session is not None and row and row[0] == self._me
+            }
+        self._last = Snapshot(
+            kit_state=kit_state,
+            view=view_of(state, rows),
+            rows=rows,
+            epoch=state.epoch,
+            session=session,
+            owned_since=self._owned_since,
+            initial_copies_done=initial_copies_done,
+            health=health,
+            state=state,
+        )
+        return self._last
+
+
 def view_of(state: State, rows: Sequence[Row]) -> ClusterView:
     """The state and its assignment as applications see them."""
     config = state.config

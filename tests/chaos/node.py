@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 from clusterkit import _compose
 from clusterkit.core.records import Process
-from clusterkit.engine import machine as m
+from clusterkit.engine import effects as fx
 from clusterkit.engine import runner as engine
 from clusterkit.engine.watcher import Changed, Reread, WatchBroke
 from clusterkit.errors import ClusterKitError, KitStateError, NotOwnerError, StoreError
@@ -57,7 +57,7 @@ def record_views(record: Recorder) -> None:
     tell, carry_out = engine.Runner._tell, engine.Runner._carry_out
     how = {"": "other"}  # of the one runner that there is: how its newest message came
 
-    def telling(self: engine.Runner, message: Any) -> list[m.Effect]:
+    def telling(self: engine.Runner, message: Any) -> list[fx.Effect]:
         match message:
             case engine._Begin():
                 how[""] = "start"
@@ -76,9 +76,9 @@ def record_views(record: Recorder) -> None:
             if not isinstance(message, engine._Begin | Changed | Reread):
                 how[""] = "other"
 
-    def carrying_out(self: engine.Runner, effect: m.Effect) -> None:
+    def carrying_out(self: engine.Runner, effect: fx.Effect) -> None:
         carry_out(self, effect)
-        if isinstance(effect, m.Publish):
+        if isinstance(effect, fx.Publish):
             s = effect.snapshot
             record(
                 "view",

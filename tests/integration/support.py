@@ -171,6 +171,12 @@ class Member:
         else:
             self.kit.wait_ready(timeout)
 
+    def wait_converged(self, timeout: Duration | None = SECONDS) -> None:
+        if isinstance(self.kit, ClusterKit):
+            self._loop.run(self.kit.wait_converged(timeout))
+        else:
+            self.kit.wait_converged(timeout)
+
     def wait_stopped(self) -> None:
         if isinstance(self.kit, ClusterKit):
             self._loop.run(self.kit.wait_stopped())

@@ -119,6 +119,51 @@ def test_a_hook_registered_too_late_is_told_what_to_do(cluster: Cluster) -> None
     recorder.one(NodeRejoinEvent)
 
 
+def test_a_late_hook_is_told_of_the_present_state_first(cluster: Cluster) -> None:
+    module = Hooks()
+    one, two = cluster.node("a", hooks=module), cluster.node("b")
+    agree([one, two])
+    joins: list[tuple[str, bool]] = []
+    fetched: list[tuple[str, bool]] = []
+
+    @module.on_node_join(late=True)
+    def joined(event: NodeJoinEvent) -> None:
+        joins.append((event.node.id, hook_context().replayed))
+
+    @one.kit.on_partition_change(mine=True, late=True)
+    async def fetch(event: PartitionChangeEvent) -> None:
+        fetched.append((event.partition_id, hook_context().replayed))
+
+    held = {p.id for p in one.kit.my_partitions()}
+    eventually(lambda: len(fetched) == len(held))
+    assert {name for name, _ in fetched} == held
+    eventually(lambda: len(joins) == 2)
+    cluster.node("c")
+    eventually(lambda: len(joins) == 3)
+    assert sorted(joins) == [("a", True), ("b", True), ("c", False)]
+    agree([one, two])
+
+
+def test_waiting_for_all_copies_of_the_cluster(cluster: Cluster) -> None:
+    release = threading.Event()
+    one, two = cluster.member("a"), cluster.member("b")
+
+    @two.kit.on_partition_change(mine=True)
+    def fetch(event: PartitionChangeEvent) -> None:
+        assert release.wait(SECONDS)
+
+    one.start()
+    one.wait_converged()
+    two.start()
+    eventually(lambda: "b" in one.kit.cluster.nodes)
+    with pytest.raises(WaitTimeoutError, match=r"present assignment: b$"):
+        one.wait_converged(0.3)
+    release.set()
+    for member in (one, two):
+        member.wait_converged()
+    assert all(two.kit.is_ready(p) for p in two.kit.my_partitions())
+
+
 def test_a_hook_that_raises_disturbs_nobody(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:

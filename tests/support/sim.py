@@ -36,14 +36,10 @@ from clusterkit.core.records import (
 from clusterkit.engine.comparison import ReadView
 from clusterkit.engine.departures import CloseHistory
 from clusterkit.engine.dispatcher import Dispatcher
-from clusterkit.engine.errands import alive_txn, history_txn, prune_txn, receipt_txn
-from clusterkit.engine.jobs import Action, CancelJob, HookTimedOut, Job, StartJob
-from clusterkit.engine.join import DisplacedError, Joiner, Profile
-from clusterkit.engine.machine import (
+from clusterkit.engine.effects import (
     Drop,
     Effect,
     Instant,
-    Machine,
     Note,
     Publish,
     ReadAgain,
@@ -51,6 +47,10 @@ from clusterkit.engine.machine import (
     WriteAlive,
     WriteReceipt,
 )
+from clusterkit.engine.errands import alive_txn, history_txn, prune_txn, receipt_txn
+from clusterkit.engine.jobs import Action, CancelJob, HookTimedOut, Job, StartJob
+from clusterkit.engine.join import DisplacedError, Joiner, Profile
+from clusterkit.engine.machine import Machine
 from clusterkit.engine.pruning import PruneHistory
 from clusterkit.engine.session import LeaseDoubted, LeaseLost, LeaseProven, Session
 from clusterkit.engine.snapshot import Snapshot

@@ -33,7 +33,7 @@ from clusterkit.events import (
     PartitionRoleEvent,
     RebalanceEvent,
 )
-from clusterkit.hooks import HookCancelledError, Hooks
+from clusterkit.hooks import HookCancelledError, Hooks, HookSpec
 from clusterkit.model import Node
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -792,6 +792,89 @@ def test_a_tick_at_the_wrong_time_does_no_harm() -> None:
     assert lab.sleep(1000) == []
     lab.fence()
     assert lab.sleep(0) == []
+
+
+# -- hooks that come late -------------------------------------------------------------------
+
+
+def late(register: Callable[[Hooks], object]) -> HookSpec:
+    hooks = Hooks()
+    register(hooks)
+    (spec,) = hooks._specs()
+    return spec
+
+
+def late_change() -> HookSpec:
+    return late(lambda h: h.on_partition_change(name="late", mine=True)(lambda e: None))
+
+
+def test_a_late_hook_is_told_of_what_is_there_and_the_others_are_not() -> None:
+    lab = Lab(all_hooks())
+    spec = late(lambda h: h.on_node_join(name="late")(lambda e: None))
+    actions = lab.take(lab.dispatcher.late(spec, [joined("a"), joined("b")], lab.now))
+    assert starts(actions) == ["late"]
+    assert lab.running["late"][0].replayed
+    assert starts(lab.end("late")) == ["late"]
+    lab.end("late")
+    assert lab.dispatcher.idle
+    assert starts(lab.join(joined("c"))) == ["join"]
+    assert starts(lab.end("join")) == ["late"], "from now on it hears of all, in its place"
+    assert not lab.running["late"][0].replayed
+
+
+def test_a_late_hook_that_is_known_already_is_told_nothing_twice() -> None:
+    lab = Lab(all_hooks())
+    spec = late(lambda h: h.on_node_join(name="late")(lambda e: None))
+    lab.dispatcher.late(spec, [], lab.now)
+    assert lab.dispatcher.late(spec, [joined("a")], lab.now) == []
+    lab.join(joined("b"))
+    lab.end("join")
+    assert lab.names() == ["late"]
+
+
+def test_the_replays_of_a_late_hook_run_in_their_partitions_lanes_and_settle_nothing() -> None:
+    lab = Lab(all_hooks())
+    lab.rebalance(change(1))
+    lab.end("start")
+    assert lab.names() == ["change"]
+    replays = [change(1), change(2), change(3, target="another")]
+    assert starts(lab.take(lab.dispatcher.late(late_change(), replays, lab.now))) == ["late"]
+    assert [e.partition_id for e in lab.dispatcher.replaying()] == ["partition-1", "partition-2"]
+    settled = of(ChangeSettled, lab.end("change"))
+    assert len(settled) == 1, "of the hook that was there"
+    assert lab.names() == ["complete", "late", "late"]
+    assert all(job.replayed for job in lab.running["late"])
+    quiet = [*lab.end("late", ValueError("no luck")), *lab.end("late")]
+    assert not of(ChangeSettled, quiet)
+    assert not of(RebalanceCompleted, quiet)
+    assert len(of(HookFailed, quiet)) == 1
+    lab.end("complete")
+    assert lab.dispatcher.replaying() == []
+    assert lab.dispatcher.idle
+
+
+def test_a_rebalance_waits_in_its_lanes_for_the_replays_of_a_late_hook() -> None:
+    lab = Lab(all_hooks())
+    lab.take(lab.dispatcher.late(late_change(), [change(1)], lab.now))
+    lab.rebalance(change(1, epoch=2), change(2, epoch=2))
+    lab.end("start")
+    assert lab.names() == ["change", "late"], "of partition 2, and the replay of partition 1"
+    assert starts(lab.end("late")) == ["change"]
+
+
+def test_replays_of_what_is_no_longer_held_are_withdrawn_and_a_halt_ends_all() -> None:
+    lab = Lab(all_hooks(), max_concurrent=3, reserved=2)
+    replays = [change(n) for n in range(4)]
+    lab.take(lab.dispatcher.late(late_change(), replays, lab.now))
+    assert lab.names() == ["late"]
+    gone = [replays[0].event_id, replays[1].event_id]
+    assert len(of(CancelJob, lab.take(lab.dispatcher.withdraw(gone, lab.now)))) == 1
+    lab.end("late", HookCancelledError("withdrawn"))
+    assert [job.event.event_id for job in lab.running["late"]] == [replays[2].event_id]
+    assert of(CancelJob, lab.take(lab.dispatcher.halt(lab.now)))
+    assert lab.dispatcher.queued == 0
+    lab.end("late", HookCancelledError("halted"))
+    assert lab.dispatcher.idle
 
 
 # -- cost -----------------------------------------------------------------------------------

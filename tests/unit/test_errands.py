@@ -10,9 +10,9 @@ import pytest
 from clusterkit.core import codec
 from clusterkit.core.records import Receipt
 from clusterkit.engine.departures import CloseHistory
+from clusterkit.engine.effects import WriteReceipt
 from clusterkit.engine.errands import Errands
 from clusterkit.engine.join import Joiner
-from clusterkit.engine.machine import WriteReceipt
 from clusterkit.engine.session import Session
 from clusterkit.errors import StoreUnavailableError
 from clusterkit.testing.clock import VirtualClock

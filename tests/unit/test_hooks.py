@@ -202,6 +202,32 @@ def test_a_registry_whose_kit_has_started_says_what_to_do() -> None:
     assert len(kit._specs()) == 2
 
 
+def test_a_late_hook_is_handed_to_every_kit_that_has_started_with_its_registry() -> None:
+    class Kit(Hooks):
+        def __init__(self) -> None:
+            super().__init__()
+            self.late: list[HookSpec] = []
+
+        def _added_late(self, spec: HookSpec) -> None:
+            self.late.append(spec)
+
+    module, first, second, idle = Hooks(), Kit(), Kit(), Kit()
+    for kit in (first, second, idle):
+        kit.include(module)
+    module.on_fenced(late=True)(one)
+    for kit in (first, second):
+        kit._seal("started")
+    assert (first.late, second.late) == ([], []), "registered in time"
+    module.on_unfenced(late=True)(one)
+    first.on_fenced(late=True)(lambda e: None)
+    assert [spec.kind for spec in first.late] == ["unfenced", "fenced"]
+    assert [spec.kind for spec in second.late] == ["unfenced"]
+    assert idle.late == []
+    assert len(first._specs()) == 3, "for its next start"
+    with pytest.raises(HookRegistrationError, match="late=True"):
+        module.on_fenced(one)
+
+
 def test_a_registry_of_two_kits_opens_when_both_have_stopped() -> None:
     module, first, second = Hooks(), Hooks(), Hooks()
     for kit in (first, second):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import pairwise
 from typing import TypeVar
@@ -10,7 +10,8 @@ from typing import TypeVar
 import pytest
 
 from clusterkit.core import codec
-from clusterkit.engine.machine import Instant, Machine, Note, Publish
+from clusterkit.engine.effects import Instant, Note, Publish
+from clusterkit.engine.machine import Machine
 from clusterkit.events import (
     ClusterHealthEvent,
     Event,
@@ -24,11 +25,11 @@ from clusterkit.events import (
     RebalanceEvent,
     UnfencedEvent,
 )
-from clusterkit.hooks import HookKind
+from clusterkit.hooks import HookKind, Hooks
 from clusterkit.model import KitState
 from clusterkit.ports import Put, RangeResult, Txn
 from clusterkit.testing.memory import MemoryStore
-from tests.support.sim import MARGIN, SETTLE, TTL, Life, Simulation
+from tests.support.sim import MARGIN, SETTLE, TTL, Call, Life, Simulation
 
 E = TypeVar("E", bound=Event)
 
@@ -450,6 +451,79 @@ def test_an_observer_hears_of_all_and_joins_nothing(sim: Simulation) -> None:
 def failing_in_etcd(sim: Simulation) -> tuple[str, ...]:
     (alive,) = MemoryStore(sim.server).range(sim.keys.root + b"alive/a/", timeout=1).kvs
     return codec.decode_alive(alive.value).failing_checks
+
+
+def arrive_late(life: Life, register: Callable[[Hooks], object]) -> list[Call]:
+    """The runs of a hook that is registered only now, when all that it is told of is over."""
+    hooks = Hooks()
+    register(hooks)
+    (spec,) = hooks._specs()
+    life.tell(life.machine.hook_added(spec, life.at()))
+    life.sim.settle()
+    return [call for call in life.calls if call.job.spec is spec]
+
+
+def test_a_late_hook_is_told_of_members_and_of_what_this_node_holds(sim: Simulation) -> None:
+    a, b = settled(sim, "a", "b")
+    joins = arrive_late(a, lambda h: h.on_node_join(lambda e: None))
+    first = {e.node.id: e for e in told(b, "node_join", NodeJoinEvent)}
+    assert [c.event.event_id.split("/")[1] for c in joins] == ["a", "b"]
+    assert joins[1].event.event_id == first["b"].event_id, "the same on every delivery"
+    assert all(c.job.replayed for c in joins)
+    assert a.snapshot is not None
+
+    changes = arrive_late(a, lambda h: h.on_partition_change(mine=True)(lambda e: None))
+    events = [c.event for c in changes if isinstance(c.event, PartitionChangeEvent)]
+    held = [p.id for p in a.snapshot.view.partitions if "a" in {n.id for n in p.nodes}]
+    assert [e.partition_id for e in events] == held
+    for event in events:
+        assert event.copy_to_node.id == "a"
+        assert event.needs_data
+        others = {n.id for n in a.snapshot.view.partitions[int(event.partition_id[10:])].nodes}
+        assert {n.id for n in event.copy_from_nodes} == others - {"a"}
+    assert not a.machine.ledger.entries
+
+    roles = arrive_late(a, lambda h: h.on_partition_role(lambda e: None))
+    assert len(roles) == len(held)
+    (calm,) = arrive_late(a, lambda h: h.on_cluster_health_change(lambda e: None))
+    assert isinstance(calm.event, ClusterHealthEvent)
+    assert calm.event.status == "healthy"
+    for nothing in (Hooks.on_node_leave, Hooks.on_node_rejoin, Hooks.on_rebalance_start):
+        assert arrive_late(a, lambda h, on=nothing: on(h, lambda e: None)) == []  # type: ignore[misc]
+    assert arrive_late(a, lambda h: h.on_fenced(lambda e: None)) == []
+
+
+def test_a_late_hook_is_told_of_a_fencing_that_lasts(sim: Simulation) -> None:
+    (a,) = settled(sim, "a")
+    a.cut_off()
+    sim.run_for(TTL)
+    assert state(a) is KitState.FENCED
+    (event,) = told(a, "fenced", FencedEvent)
+    hooks = Hooks()
+    hooks.on_fenced(lambda e: None)
+    (spec,) = hooks._specs()
+    a.tell(a.machine.hook_added(spec, a.at()))
+    assert [c.event for c in a.calls if c.job.spec is spec] == [event]
+
+
+def test_a_replay_ends_when_the_node_no_longer_holds_the_partition(sim: Simulation) -> None:
+    (a,) = settled(sim, "a")
+    a.mode = "slow"
+    hooks = Hooks()
+    hooks.on_partition_change(mine=True)(lambda e: None)
+    (spec,) = hooks._specs()
+    a.tell(a.machine.hook_added(spec, a.at()))
+    before = a.dispatcher.replaying()
+    a.mode = "ok"
+    for other in ("b", "c", "d"):
+        sim.start(other)
+    sim.run_for(1.0)
+    assert a.snapshot is not None
+    held = {p.id for p in a.snapshot.view.partitions if "a" in {n.id for n in p.nodes}}
+    assert {e.partition_id for e in before} > held
+    assert {e.partition_id for e in a.dispatcher.replaying()} <= held
+    sim.settle()
+    assert a.dispatcher.replaying() == []
 
 
 def test_failing_checks_are_published_at_most_once_a_second(sim: Simulation) -> None:

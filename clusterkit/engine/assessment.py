@@ -1,0 +1,66 @@
+"""The cluster's health as this node knows it, and the news of its changes."""
+
+from __future__ import annotations
+
+from ..core import health
+from ..core.membership import State
+from ..events import ClusterHealthEvent
+from ..model import ClusterHealth
+from .delivery import Delivery
+from .effects import INFO, Instant, Outbox
+
+
+class Assessment:
+    """Assesses again when something that health depends on has changed. Owned by one thread.
+
+    Attributes:
+        health: The newest; None before the first.
+    """
+
+    def __init__(self, delivery: Delivery, out: Outbox, *, node_id: str, incarnation: str) -> None:
+        self.health: ClusterHealth | None = None
+        self._delivery = delivery
+        self._out = out
+        self._me = node_id
+        self._incarnation = incarnation
+        self._of: tuple[State, bool, bool] | None = None
+        self._due: float | None = None
+        self._changes = 0
+
+    def wake_at(self) -> float | None:
+        """When time alone changes the health: a node that is gone is missed for a while only."""
+        return self._due
+
+    def assess(self, state: State, *, fenced: bool, tell: bool, at: Instant) -> None:
+        """Takes stock; ``tell`` says whether a change is news."""
+        failing = self._delivery.ledger.failing()
+        last = self._of
+        same = last is not None and last[0] is state and last[1:] == (fenced, failing)
+        if same and (self._due is None or at.mono < self._due):
+            return
+        self._of = state, fenced, failing
+        found = health.assess(state, now=at.wall, fenced=fenced, owed_failing=failing)
+        ends = health.retention_ends(state, at.wall)
+        self._due = None if ends is None else at.mono + ends.total_seconds()
+        before, self.health = self.health, found
+        if before is None or not tell:
+            return
+        if (before.status, before.unhealthy_node_ids) != (found.status, found.unhealthy_node_ids):
+            self._changes += 1
+            self._out.note(INFO, "the cluster is %s", found.status, ck_revision=state.revision)
+            self._delivery.news("cluster_health_change", self.present(state, at), at)
+
+    def present(self, state: State, at: Instant) -> ClusterHealthEvent:
+        """The event that tells of the present health."""
+        found = self.health
+        assert found is not None
+        return ClusterHealthEvent(
+            timestamp=at.wall,
+            revision=state.revision,
+            event_id=f"health/{self._me}/{self._incarnation}/{self._changes}",
+            healthy_nodes=found.healthy_nodes,
+            unhealthy_nodes=found.unhealthy_nodes,
+            total_nodes=found.total_nodes,
+            status=found.status,
+            unhealthy_node_ids=found.unhealthy_node_ids,
+        )
