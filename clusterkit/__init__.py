@@ -56,6 +56,7 @@ from .events import (
 )
 from .hooks import HookCancelledError, HookContext, HookContextError, Hooks, hook_context
 from .kit import ClusterKit
+from .metrics import HookOutcome, Metrics, MetricsSink
 from .model import (
     ClusterHealth,
     ClusterView,
@@ -88,11 +89,14 @@ __all__ = [
     "HookContext",
     "HookContextError",
     "HookErrorEvent",
+    "HookOutcome",
     "HookRegistrationError",
     "Hooks",
     "Key",
     "KitState",
     "KitStateError",
+    "Metrics",
+    "MetricsSink",
     "Node",
     "NodeIdConflictError",
     "NodeJoinEvent",

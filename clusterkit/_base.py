@@ -255,16 +255,8 @@ class KitBase(Hooks):
 
     def stats(self) -> Stats:
         """Counters since the start, and the length of queues."""
-        run = self._running()
-        return Stats(
-            revision=self._snapshot().view.revision,
-            rebalances=run.dispatcher.rebalances,
-            hooks_running=run.dispatcher.running,
-            hooks_queued=run.dispatcher.queued,
-            hook_failures=run.dispatcher.failures,
-            watch_restarts=run.runner.watch_restarts,
-            divergences=run.runner.divergences,
-        )
+        self._snapshot()
+        return self._running().stats()
 
     def owed(self) -> tuple[OwedMove, ...]:
         """The partition changes whose hooks have not all succeeded here yet."""

@@ -6,12 +6,14 @@ import asyncio
 import contextvars
 import secrets
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 
 from .config import Options
 from .core import membership
 from .core.keys import Keys
 from .core.ownership import ALGORITHM_VERSION, rows_of
-from .core.plan import Ledger
+from .core.plan import Ledger, held_by
 from .core.records import ClusterConfig
 from .engine.checks import Checks, HealthCheck
 from .engine.clock import SystemClock
@@ -20,13 +22,15 @@ from .engine.executors import Executors
 from .engine.identity import this_process
 from .engine.join import Profile
 from .engine.machine import Machine
+from .engine.measure import Measure
 from .engine.removal import Removal, remove
 from .engine.runner import Runner
 from .engine.snapshot import view_of
 from .errors import ClusterKitError
 from .etcd import EtcdStore, TLSFiles
 from .hooks import HookSpec
-from .model import ClusterView
+from .metrics import Metrics, MetricsSink
+from .model import ClusterView, Stats
 from .ports import Clock, Store
 
 
@@ -40,6 +44,34 @@ class Run:
     dispatcher: Dispatcher
     clock: Clock
     stop_timeout: float
+
+    def stats(self) -> Stats:
+        """The figures of this run, also before it knows of a cluster, and after its end."""
+        snapshot, now = self.runner.snapshot, self.clock.monotonic()
+        dispatcher = self.dispatcher
+        oldest = dispatcher.oldest_queued()
+        owned: list[int] = []
+        replica: list[int] = []
+        if snapshot is not None:
+            owned, replica = held_by(self.node_id, snapshot.rows)
+        session = None if snapshot is None else snapshot.session
+        return Stats(
+            revision=0 if snapshot is None else snapshot.view.revision,
+            rebalances=dispatcher.rebalances,
+            hooks_running=dispatcher.running,
+            hooks_queued=dispatcher.queued,
+            hook_failures=dispatcher.failures,
+            watch_restarts=self.runner.watch_restarts,
+            divergences=self.runner.divergences,
+            hook_queue_age=timedelta(seconds=0.0 if oldest is None else max(0.0, now - oldest)),
+            hooks_stuck=len(dispatcher.zombies),
+            owed=len(self.ledger.entries),
+            nodes=0 if snapshot is None else len(snapshot.view.nodes),
+            unhealthy_nodes=0 if snapshot is None else snapshot.health.unhealthy_nodes,
+            primaries=len(owned),
+            replicas=len(replica),
+            fencing_in=timedelta(seconds=0.0 if session is None else session.remaining(now)),
+        )
 
 
 def store_of(options: Options) -> EtcdStore:
@@ -179,6 +211,11 @@ def _assemble(
     )
     context = contextvars.copy_context()
     connect_timeout = options.connect_timeout.total_seconds()
+    metrics = options.metrics
+
+    def attach(metrics: Metrics) -> MetricsSink:
+        return metrics.attach(options.cluster, node_id, lambda: run.stats())
+
     runner = Runner(
         store=store_of(options) if store is None else store,
         clock=clock,
@@ -189,10 +226,11 @@ def _assemble(
         connect_timeout=connect_timeout,
         call_timeout=connect_timeout,
         checks=lambda report: Checks(report, loop=loop, context=context),
+        measure=Measure(None if metrics is None else partial(attach, metrics)),
     )
     for check in checks:
         runner.add_check(check)
-    return Run(
+    run = Run(
         node_id=node_id,
         runner=runner,
         ledger=machine.ledger,
@@ -200,3 +238,4 @@ def _assemble(
         clock=clock,
         stop_timeout=options.drain_timeout.total_seconds(),
     )
+    return run

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 _PREFIX: Final = "CLUSTERKIT_"
 TLS_FIELDS: Final = ("ca", "cert", "key", "server_name")
-_NO_TEXT: Final = frozenset({"hooks", "environ"})
+_NO_TEXT: Final = frozenset({"hooks", "metrics", "environ"})
 """Options that are objects of the program, and so have no variable."""
 
 # Kubernetes sets variables for each service of the namespace. A service named clusterkit, or

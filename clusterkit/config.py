@@ -25,6 +25,7 @@ from ._option_errors import ARGUMENT, problem_in, refusal
 from ._tls import TLS
 from ._variables import find_variable, nearest, warn_of_unknown_variables
 from .hooks import Duration, Hooks
+from .metrics import Metrics
 
 __all__ = ["TLS", "Duration", "Options", "OptionsDict"]
 
@@ -67,6 +68,7 @@ class OptionsDict(TypedDict, total=False):
         connect_timeout: How long ``start()`` looks for an etcd that answers; 5.
         drain_timeout: The longest that ``stop()`` waits for what is under way; 30.
         hooks: A registry whose hooks the kit takes over.
+        metrics: Where measurements go; see ``clusterkit.Metrics``.
         environ: Read instead of ``os.environ``.
     """
 
@@ -99,6 +101,7 @@ class OptionsDict(TypedDict, total=False):
     connect_timeout: Duration
     drain_timeout: Duration
     hooks: Hooks
+    metrics: Metrics | None
     environ: Mapping[str, str]
 
 
@@ -190,6 +193,7 @@ class Options(BaseModel):
         30, "Give seconds, or a timedelta, from 0 to a day.", le=timedelta(days=1)
     )
     hooks: Hooks | None = _option(None, "Give a clusterkit.Hooks.")
+    metrics: Metrics | None = _option(None, "Give an object with the method of clusterkit.Metrics.")
 
     @classmethod
     def resolve(cls, **given: object) -> Options:

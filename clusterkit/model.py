@@ -188,6 +188,14 @@ class Stats:
         watch_restarts: How often the watch broke and was opened again.
         divergences: How often the view was found to be not what etcd has, and was repaired. Always
             0, but for a defect.
+        hook_queue_age: How long the oldest of those that wait has waited; zero if none does.
+        hooks_stuck: How many hooks are out of time and have not ended.
+        owed: How many partition changes have hooks that have not all succeeded yet.
+        nodes: How many members the cluster has.
+        unhealthy_nodes: How many nodes should be well and are not.
+        primaries: How many partitions this node is the primary of.
+        replicas: How many partitions this node is a replica of.
+        fencing_in: How long the lease is certainly still alive; zero if fenced.
     """
 
     revision: int
@@ -197,6 +205,14 @@ class Stats:
     hook_failures: int
     watch_restarts: int
     divergences: int = 0
+    hook_queue_age: timedelta = timedelta(0)
+    hooks_stuck: int = 0
+    owed: int = 0
+    nodes: int = 0
+    unhealthy_nodes: int = 0
+    primaries: int = 0
+    replicas: int = 0
+    fencing_in: timedelta = timedelta(0)
 
 
 class Guard:

@@ -156,7 +156,7 @@ def try_cell(cell: Cell, wheel: Path, work: Path) -> str:
     run([cell.python, "-m", "venv", str(home / "venv")], cwd=home, timeout=120)
     bin_dir = home / "venv" / "bin"
     python = str(bin_dir / "python")
-    requirements = [f"{wheel}[cli,embedded]", *cell.pins, *TEST_TOOLS]
+    requirements = [f"{wheel}[admin,cli,embedded]", *cell.pins, *TEST_TOOLS]
     quiet = ["--quiet", "--disable-pip-version-check"]
     run([python, "-m", "pip", "install", *quiet, *requirements], cwd=home, timeout=600)
     versions = run([python, "-c", WHAT_IS_THERE], cwd=tests, timeout=60).strip()

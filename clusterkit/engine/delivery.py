@@ -167,6 +167,7 @@ class Delivery:
                     elif not superseded:
                         self.ledger.settled(event, _told(error), attempts)
                 case RebalanceCompleted(event, seconds, superseded):
+                    self._out.add(action)
                     self._out.note(
                         INFO, "rebalance complete after %.3f s: %s", seconds, event.trigger
                     )

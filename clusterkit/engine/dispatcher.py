@@ -48,6 +48,7 @@ from ..events import (
 )
 from ..hooks import HookCancelledError, HookKind, HookSpec
 from .jobs import (
+    OUT_OF_TIME,
     Action,
     CancelJob,
     ChangeDropped,
@@ -156,7 +157,7 @@ class Dispatcher:
         """Something to be told at once. News must come in the order of their revisions."""
         out: list[Action] = []
         for spec in self._specs.get(kind, ()):
-            self._tell(spec, event, *args)
+            self._tell(spec, event, now, *args)
         self._pump(out, now)
         return out
 
@@ -174,7 +175,7 @@ class Dispatcher:
         replay.phase, replay.replay, replay.begun = Phase.CHANGING, True, now
         for event in events:
             if not isinstance(event, PartitionChangeEvent):
-                self._tell(spec, event, replayed=True)
+                self._tell(spec, event, now, replayed=True)
             elif spec in self._wanting(event):
                 replay.changes.append(Change(event, (spec,), replay))
         if replay.changes:
@@ -297,6 +298,25 @@ class Dispatcher:
         """Hooks of news, and changes, that are neither running nor over."""
         return self._slots.queued
 
+    def oldest_queued(self) -> float | None:
+        """Since when the oldest of what is queued has been so; None if nothing is.
+
+        It looks through what is there, so it is for whoever asks now and then, from any thread.
+        """
+        found = [
+            work.since
+            # Copies, each made in one step, since the runner goes on meanwhile.
+            for lane in list(self._lanes.values())
+            for work in list(lane.queue)
+            if work.state in _QUEUED
+        ]
+        found += [
+            rebalance.since
+            for rebalance in (self._pending, self._current, *list(self._replays))
+            if rebalance is not None and any(map(_is_queued, list(rebalance.changes)))
+        ]
+        return min(found, default=None)
+
     @property
     def idle(self) -> bool:
         """Whether nothing runs, nothing is queued and no rebalance is under way."""
@@ -339,10 +359,12 @@ class Dispatcher:
 
     # -- news: lanes by hook function and by subject ----------------------------------------
 
-    def _tell(self, spec: HookSpec, event: Event, *args: object, replayed: bool = False) -> None:
+    def _tell(
+        self, spec: HookSpec, event: Event, now: float, *args: object, replayed: bool = False
+    ) -> None:
         if spec.mine and isinstance(event, _NODE_EVENTS) and event.node.id != self._node_id:
             return
-        work = Work(spec, event, (event, *args), replayed=replayed)
+        work = Work(spec, event, (event, *args), since=now, replayed=replayed)
         if self._enqueue(work, _subject(event)) and isinstance(event, _AWAITED):
             self._awaited_news.add(work)
 
@@ -488,12 +510,14 @@ class Dispatcher:
         rebalance.begun = now
         self.rebalances += 1
         out.append(RebalanceStarted(rebalance.event))
-        self._run_all("rebalance_start", rebalance, (rebalance.event,))
+        self._run_all("rebalance_start", rebalance, (rebalance.event,), now)
         self._to_proceed.append(rebalance)
 
-    def _run_all(self, kind: HookKind, rebalance: Rebalance, args: tuple[object, ...]) -> None:
+    def _run_all(
+        self, kind: HookKind, rebalance: Rebalance, args: tuple[object, ...], now: float
+    ) -> None:
         for spec in self._specs.get(kind, ()):
-            work = Work(spec, rebalance.event, args, rebalance=rebalance)
+            work = Work(spec, rebalance.event, args, since=now, rebalance=rebalance)
             if self._enqueue(work):
                 rebalance.awaits.add(work)
 
@@ -514,7 +538,7 @@ class Dispatcher:
             seconds = now - rebalance.begun
             out.append(RebalanceCompleted(rebalance.event, seconds, rebalance.superseded))
             duration = timedelta(seconds=seconds)
-            self._run_all("rebalance_complete", rebalance, (rebalance.event, duration))
+            self._run_all("rebalance_complete", rebalance, (rebalance.event, duration), now)
         if rebalance.phase is Phase.COMPLETING and not rebalance.awaits:
             rebalance.phase = Phase.DONE
             if self._current is rebalance:
@@ -588,7 +612,7 @@ class Dispatcher:
         self._slots.out_of_time(work, now)
         self.failures += 1
         out.append(HookTimedOut(job))
-        out.append(CancelJob(job.id, "timeout"))
+        out.append(CancelJob(job.id, OUT_OF_TIME))
         change = work.change
         if change is None:
             self._not_awaited(work)
@@ -618,6 +642,14 @@ class Dispatcher:
             for lane in work.lanes:
                 if lane is not first:
                     self._leave_lane(lane, work)
+
+
+_QUEUED = (State.WAITING, State.READY, State.BACKOFF)
+
+
+def _is_queued(change: Change) -> bool:
+    work = change.work
+    return not change.settled and (work is None or work.state in _QUEUED)
 
 
 def _partition(work: Work) -> str:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from ..core.records import Receipt
 from .comparison import ReadView
 from .departures import CloseHistory
-from .jobs import CancelJob, HookFailed, HookSlow, HookTimedOut, StartJob
+from .jobs import CancelJob, HookFailed, HookSlow, HookTimedOut, RebalanceCompleted, StartJob
 from .pruning import PruneHistory
 from .session import Session
 from .snapshot import Snapshot
@@ -100,6 +100,7 @@ Effect: TypeAlias = (
     | HookFailed
     | HookTimedOut
     | HookSlow
+    | RebalanceCompleted
 )
 
 

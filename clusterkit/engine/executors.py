@@ -30,7 +30,8 @@ from typing import cast
 
 from ..errors import ClusterKitError
 from ..hooks import HookCancelledError, HookContext, _current
-from .jobs import Job
+from ..metrics import HookOutcome
+from .jobs import OUT_OF_TIME, Job
 from .loops import HookLoop
 from .workers import Workers
 
@@ -45,10 +46,21 @@ class HookLoopError(ClusterKitError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class JobEnded:
-    """A run has really ended: with ``error``, or well."""
+    """A run has really ended: with ``error``, or well.
+
+    Attributes:
+        job_id: Of which job.
+        error: What it raised, None if nothing.
+        job: The job itself.
+        outcome: What to count it as; None if it never began, or was counted as out of time.
+        seconds: How long the hook itself ran.
+    """
 
     job_id: int
     error: BaseException | None
+    job: Job | None = None
+    outcome: HookOutcome | None = None
+    seconds: float = 0.0
 
 
 class _Run:
@@ -56,6 +68,7 @@ class _Run:
 
     __slots__ = (
         "awaitable",
+        "began",
         "context",
         "hook_context",
         "job",
@@ -63,6 +76,7 @@ class _Run:
         "owner",
         "task",
         "thread_id",
+        "timed_out",
     )
 
     def __init__(self, job: Job, owner: Executors, context: contextvars.Context) -> None:
@@ -78,6 +92,8 @@ class _Run:
             replayed=job.replayed,
             deadline=deadline,
         )
+        self.began: float | None = None
+        self.timed_out = False
         self.on_loop = False
         self.awaitable: Awaitable[object] | None = None
         self.task: asyncio.Task[None] | None = None
@@ -164,6 +180,7 @@ class Executors:
         if run is None:
             return
         run.hook_context._cancelled = True
+        run.timed_out = run.timed_out or reason == OUT_OF_TIME
         if not run.on_loop:
             return
         if run.task is None and not self._loop.is_running():
@@ -243,6 +260,7 @@ class Executors:
             self._end(run, HookCancelledError("told to end before it began"))
             return
         run.thread_id = threading.get_ident()
+        run.began = time.perf_counter()
         try:
             result = run.context.run(run.job.spec.fn, *run.job.args)
         except BaseException as raised:
@@ -290,6 +308,7 @@ class Executors:
         error: BaseException | None = None
         try:
             if run.awaitable is None:
+                run.began = time.perf_counter()
                 run.awaitable = cast("Awaitable[object]", run.job.spec.fn(*run.job.args))
             await run.awaitable
         except asyncio.CancelledError as raised:
@@ -334,11 +353,23 @@ class Executors:
                         "ck_attempt": job.attempt,
                     },
                 )
-        self._report(JobEnded(job.id, error))
+        self._report(_ended(run, error))
         if self._closed:
             self._ends.put(None)
         if run is self._last_on_loop:
             self._loop.close(0.0)
+
+
+def _ended(run: _Run, error: BaseException | None) -> JobEnded:
+    job = run.job
+    if run.began is None or run.timed_out:
+        return JobEnded(job.id, error, job)
+    seconds = time.perf_counter() - run.began
+    outcome: HookOutcome = "ok"
+    if error is not None:
+        told_to = run.cancelled and isinstance(error, HookCancelledError)
+        outcome = "cancelled" if told_to else "error"
+    return JobEnded(job.id, error, job, outcome, seconds)
 
 
 def is_coroutine_hook(fn: Callable[..., object]) -> bool:

@@ -36,6 +36,10 @@ class Job:
     replayed: bool
 
 
+OUT_OF_TIME = "timeout"
+"""The reason of a ``CancelJob`` for a run that is out of time."""
+
+
 @dataclass(frozen=True, slots=True)
 class StartJob:
     """Run the job now. Its end must be told to the dispatcher, whatever it is."""

@@ -43,6 +43,7 @@ class Work:
     """One hook to be run for one event, with all its retries.
 
     ``change`` is set for a partition change's, ``rebalance`` for the start and complete hooks'.
+    ``since`` is when it was queued.
     """
 
     __slots__ = (
@@ -56,6 +57,7 @@ class Work:
         "lanes",
         "rebalance",
         "replayed",
+        "since",
         "spec",
         "state",
     )
@@ -66,6 +68,7 @@ class Work:
         event: Event,
         args: tuple[object, ...],
         *,
+        since: float = 0.0,
         change: Change | None = None,
         rebalance: Rebalance | None = None,
         replayed: bool = False,
@@ -73,6 +76,7 @@ class Work:
         self.spec = spec
         self.event = event
         self.args = args
+        self.since = since
         self.change = change
         self.rebalance = rebalance
         self.replayed = replayed
@@ -181,7 +185,8 @@ class Rebalance:
     """One rebalance on its way through its phases.
 
     ``awaits`` is the work that the phase waits for, ``open`` how many changes are not settled,
-    ``not_before`` until when it waits for the one that it supersedes. A ``replay`` is the changes
+    ``since`` when it was planned, ``not_before`` until when it waits for the one that it
+    supersedes. A ``replay`` is the changes
     for one hook that came late: it has no start and no end that anybody is told of, supersedes
     nothing, and settles nothing.
     """
@@ -196,11 +201,13 @@ class Rebalance:
         "phase",
         "replay",
         "replayed",
+        "since",
         "superseded",
     )
 
     def __init__(self, event: RebalanceEvent, not_before: float, awaits: set[Work]) -> None:
         self.event = event
+        self.since = not_before
         self.not_before = not_before
         self.awaits = awaits
         self.phase = Phase.PENDING

@@ -36,9 +36,10 @@ from .comparison import ReadView
 from .departures import CloseHistory
 from .errands import Errands
 from .executors import Executors, JobEnded
-from .jobs import CancelJob, HookSlow, HookTimedOut, StartJob
+from .jobs import CancelJob, HookSlow, HookTimedOut, RebalanceCompleted, StartJob
 from .join import DisplacedError, Joiner, Profile
 from .machine import Machine
+from .measure import Measure
 from .pruning import PruneHistory
 from .session import KeepAlive, LeaseDoubted, LeaseLost, LeaseProven, Session
 from .snapshot import Snapshot
@@ -136,6 +137,7 @@ class Runner:
         profile: What the node joins with; None for an observer.
         executors: Makes what runs hooks, given where to report.
         checks: Makes what runs health checks, given where to report; None for none.
+        measure: Where measurements go.
         connect_timeout: Seconds for the first reading and for the join.
         call_timeout: Seconds for each later call of etcd.
 
@@ -159,11 +161,13 @@ class Runner:
         connect_timeout: float,
         call_timeout: float,
         checks: Callable[[Callable[[tuple[str, ...]], None]], Checks] | None = None,
+        measure: Measure | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._keys = keys
         self._machine = machine
+        self._measure = Measure() if measure is None else measure
         self._profile = profile
         self._connect_timeout = connect_timeout
         self._call_timeout = call_timeout
@@ -445,6 +449,7 @@ class Runner:
     # -- the runner thread -------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._measure.open()
         while True:
             message = self._next()
             if isinstance(message, _Finished):
@@ -492,6 +497,7 @@ class Runner:
             case None:
                 return self._machine.tick(at)
             case JobEnded(job_id, error):
+                self._measure.hook_ended(message)
                 return self._machine.job_ended(job_id, error, at)
             case Changed(batch):
                 return self._machine.changed(batch, at)
@@ -534,7 +540,10 @@ class Runner:
                     self._executors.where(job.id) or "(its stack cannot be told)",
                     extra={"ck_event_id": job.event.event_id},
                 )
+            case RebalanceCompleted():
+                self._measure.rebalance_ended(effect)
             case HookTimedOut(job):
+                self._measure.timed_out(effect)
                 logger.error(
                     "hook %s is out of time after %s s and counts as failed; it stands here:\n%s",
                     job.spec.name,
@@ -616,6 +625,7 @@ class Runner:
         self._waiting = still
 
     def _finish(self) -> None:
+        self._measure.close()
         if self.snapshot is not None:
             self.snapshot = replace(self.snapshot, kit_state=KitState.STOPPED, session=None)
         _set(self.ended)

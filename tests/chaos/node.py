@@ -56,6 +56,7 @@ def record_views(record: Recorder) -> None:
     """Has every runner of this process record what it applies and what it publishes."""
     tell, carry_out = engine.Runner._tell, engine.Runner._carry_out
     how = {"": "other"}  # of the one runner that there is: how its newest message came
+    handed: set[int] = set()  # revisions that came, and may wait for the answer to a join
 
     def telling(self: engine.Runner, message: Any) -> list[fx.Effect]:
         match message:
@@ -65,8 +66,10 @@ def record_views(record: Recorder) -> None:
                 record("expect", nonce=nonce)
             case Changed():
                 how[""] = "watch"
+                handed.add(message.batch.revision)
             case Reread():
                 how[""] = "reread"
+                handed.add(message.result.revision)
                 record("reread", reason=message.reason, rev=message.result.revision)
             case WatchBroke(error):
                 record("broke", error=str(error))
@@ -80,13 +83,15 @@ def record_views(record: Recorder) -> None:
         carry_out(self, effect)
         if isinstance(effect, fx.Publish):
             s = effect.snapshot
+            waited = how[""] == "other" and s.view.revision in handed
+            handed.discard(s.view.revision)
             record(
                 "view",
                 rev=s.view.revision,
                 epoch=s.epoch,
                 rows=rows_hash(s.rows),
                 members={node_id: s.state.members[node_id].nonce for node_id in s.view.nodes},
-                how=how[""],
+                how="held" if waited else how[""],
                 kit=str(s.kit_state),
                 session=None if s.session is None else s.session.nonce,
             )

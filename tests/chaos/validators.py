@@ -14,7 +14,8 @@ from .records import Record
 from .stays import Stay
 
 _NODE_KINDS = ("node_join", "node_rejoin", "node_leave")
-_STEPS = ("start", "watch", "reread")
+# "held": of several revisions that waited for the answer to the own join, the newest is published.
+_STEPS = ("start", "watch", "reread", "held")
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "connect_timeout": seconds(5),
         "drain_timeout": seconds(30),
         "hooks": None,
+        "metrics": None,
     }
 
 
@@ -148,7 +149,7 @@ def test_a_variable_is_read(name: str, text: str, expected: object) -> None:
 
 
 def test_every_option_with_a_variable_is_in_the_table_above() -> None:
-    elsewhere = {"tls", "username", "password", "hooks"}
+    elsewhere = {"tls", "username", "password", "hooks", "metrics"}
     assert {name for name, _, _ in VARIABLES} | elsewhere == set(Options.model_fields)
 
 
@@ -358,6 +359,7 @@ BAD: list[tuple[str, object, str]] = [
     ("drain_timeout", None, "number of seconds"),
     ("hooks", "a text", "Hooks"),
     ("hooks", Hooks, "Hooks"),
+    ("metrics", Hooks(), "Metrics"),
     ("environ", ["CLUSTERKIT_ZONE=a"], "mapping"),
     ("environ", {"CLUSTERKIT_WEIGHT": 5}, "texts"),
     ("environ", {1: "5"}, "texts"),
