@@ -1,15 +1,19 @@
-"""Counting in hooks: what has happened is counted when it happens, what is so is read when asked.
+"""Counting in hooks what is yours; the kit counts what is its own.
 
-* A hook of a few microseconds is enough to count an event: who moved, why, how long it took. Hooks
-  run side by side in threads, so what they share needs a lock.
-* Which partitions this node has, what is owed, how the cluster is: the kit knows that at any time.
-  To count it in hooks would make a second truth, which is wrong after the first hook that failed.
+* The kit measures its hooks, by name and outcome, and its rebalances and queues: one line,
+  `metrics=PrometheusMetrics()`. Do not count in hooks what a hook cannot see, such as the runs that
+  were out of time.
+* What an event means to your service, you count in a hook, when the work is done. That takes some
+  microseconds, and is safe in threads, as prometheus_client's counters are.
+* What is so now is read when somebody asks, and not kept up to date by hooks: it would be wrong
+  after the first that failed.
 
-`GET /metrics` answers in the text format of Prometheus, by the standard library alone.
+With prometheus_client (pip install 'clusterkit[admin]'); `GET /metrics` answers.
 
-By hand: run two nodes, one of them with BROKEN=1: there `app_hook_errors_total` grows, `app_owed`
-says how much is missing and `app_ready` is 0. On the other one nothing of that: each node counts
-its own hooks. Then stop one, and look for `node_leave` in what the other one answers.
+By hand: run two nodes, one of them with BROKEN=1. There the count of `fetch` with
+`outcome="error"` grows, `clusterkit_partition_changes_owed` says how much is missing and
+`app_ready` is 0. On the other one nothing of that: each node measures its own hooks. Then stop one,
+and look for `app_leaves_total` in what the other one answers.
 """
 
 from __future__ import annotations
@@ -18,79 +22,33 @@ import logging
 import os
 import signal
 import sys
-import threading
-from collections import defaultdict
-from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from clusterkit import (
-    ClusterKitError,
-    HookErrorEvent,
-    NodeLeaveEvent,
-    Options,
-    PartitionChangeEvent,
-    RebalanceEvent,
-)
+from prometheus_client import Counter, Gauge, start_http_server
+
+from clusterkit import ClusterKitError, NodeLeaveEvent, Options, PartitionChangeEvent
+from clusterkit.admin.prometheus import PrometheusMetrics
 from clusterkit.sync import ClusterKit
 
-ck = ClusterKit()
-lock = threading.Lock()
-counters: defaultdict[str, float] = defaultdict(float)
+ck = ClusterKit(metrics=PrometheusMetrics())
 
-
-def count(series: str, by: float = 1) -> None:
-    """Adds to one line of the answer."""
-    with lock:
-        counters[series] += by
+moves = Counter("app_moves", "Partitions that came here.", ("kind", "reason"))
+leaves = Counter("app_leaves", "Other nodes that left.", ("reason",))
+ready = Gauge("app_ready", "Whether all data of this node is here.")
+ready.set_function(lambda: ck.readiness().ready)
 
 
 @ck.on_partition_change(mine=True, name="fetch")
 def fetch(event: PartitionChangeEvent) -> None:
-    """Where the data would be copied. It counts what is done, at the end."""
+    """Where the data would be copied. It counts what is done, so at the end."""
     if os.environ.get("BROKEN"):
         raise OSError("BROKEN is set")
-    kind = "copy" if event.needs_data else "promotion"
-    count(f'app_moves_total{{kind="{kind}",reason="{event.change_reason}"}}')
+    moves.labels("copy" if event.needs_data else "promotion", event.change_reason).inc()
 
 
-@ck.on_node_leave
+@ck.on_node_leave(name="left")
 def left(event: NodeLeaveEvent) -> None:
-    count(f'app_leaves_total{{reason="{event.reason}"}}')
-
-
-@ck.on_rebalance_complete
-def rebalanced(event: RebalanceEvent, duration: timedelta) -> None:
-    count(f'app_rebalances_total{{trigger="{event.trigger}"}}')
-    count("app_rebalance_seconds_total", duration.total_seconds())
-
-
-@ck.on_hook_error
-def failed(event: HookErrorEvent) -> None:
-    count(f'app_hook_errors_total{{hook="{event.hook}",error="{type(event.error).__name__}"}}')
-
-
-def exposition() -> str:
-    """What has been counted, and what is so now."""
-    with lock:
-        values = dict(counters)
-    values |= {
-        "app_owed": len(ck.owed()),
-        "app_ready": ck.readiness().ready,
-        'app_partitions{role="primary"}': len(ck.my_partitions(role="primary")),
-        'app_partitions{role="replica"}': len(ck.my_partitions(role="replica")),
-    }
-    return "".join(f"{series} {float(value):g}\n" for series, value in sorted(values.items()))
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:  # the name that http.server looks for
-        found = self.path == "/metrics"
-        body = exposition().encode() if found else b"try /metrics\n"
-        self.send_response(200 if found else 404)
-        self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+    """Why others leave: a deployment, or crashes."""
+    leaves.labels(event.reason).inc()
 
 
 def main() -> None:
@@ -98,10 +56,12 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ck.request_stop())
     host, _, port = Options.resolve().require_address().rpartition(":")
-    with ck, ThreadingHTTPServer((host.strip("[]"), int(port)), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with ck:
+        server, thread = start_http_server(int(port), host.strip("[]"))
         ck.wait_stopped()
         server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 if __name__ == "__main__":
