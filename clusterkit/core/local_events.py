@@ -21,10 +21,12 @@ def role_events(
     node_id, nonce = stay
     for change in role_changes(told, rows, node_id):
         name = partition_id(change.index)
+        # The end of a stay takes the roles away in the epoch that gave them.
+        of_role = f"{state.epoch}/{change.new or 'none'}"
         yield PartitionRoleEvent(
             timestamp=now,
             revision=state.revision,
-            event_id=f"partition_role/{name}/{node_id}/{nonce}/{state.epoch}",
+            event_id=f"partition_role/{name}/{node_id}/{nonce}/{of_role}",
             partition_id=name,
             old_role=change.old,
             new_role=change.new,

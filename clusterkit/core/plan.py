@@ -85,6 +85,7 @@ class Entry:
     old_primary: str | None
     attempts: int = 0
     error: str | None = None
+    delivered: bool = False
 
     @property
     def event_id(self) -> str:
@@ -150,7 +151,15 @@ class Ledger:
         else:
             entry.attempts += attempts
             entry.error = error
+            entry.delivered = True
             self._failing.add(pair)
+
+    def interrupted(self, event: PartitionChangeEvent) -> None:
+        """A newer rebalance ended the hooks of an event early, which were told of it."""
+        index = partition_index(event.partition_id)
+        entry = None if index is None else self.entries.get((index, event.copy_to_node.id))
+        if entry is not None and entry.event_id == event.event_id:
+            entry.delivered = True
 
     def _remove(self, pair: tuple[int, str]) -> None:
         if self.entries.pop(pair, None) is not None:

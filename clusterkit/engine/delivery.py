@@ -139,7 +139,7 @@ class Delivery:
         self._causes.clear()
         self._settle_at = self._retry_at = None
         self._rebalances += 1
-        tried = {e.event_id for e in self.ledger.entries.values() if e.attempts}
+        told = {e.event_id for e in self.ledger.entries.values() if e.delivered}
         start, changes = self.ledger.plan(
             rows,
             state,
@@ -155,7 +155,7 @@ class Delivery:
             start.partitions_to_move,
             ck_revision=start.revision,
         )
-        self._take(self._dispatcher.rebalance(start, changes, at.mono, replayed=tried), at)
+        self._take(self._dispatcher.rebalance(start, changes, at.mono, replayed=told), at)
 
     def _take(self, actions: Sequence[Action], at: Instant) -> None:
         """Sorts the dispatcher's actions into what concerns the ledger and what is to be done."""
@@ -164,7 +164,9 @@ class Delivery:
                 case ChangeSettled(event, ok, error, attempts, superseded):
                     if ok:
                         self.ledger.settled(event, None, attempts)
-                    elif not superseded:
+                    elif superseded:
+                        self.ledger.interrupted(event)
+                    else:
                         self.ledger.settled(event, _told(error), attempts)
                 case RebalanceCompleted(event, seconds, superseded):
                     self._out.add(action)

@@ -209,7 +209,7 @@ class Dispatcher:
         """
         out: list[Action] = []
         newer = Rebalance(event, now, set(self._awaited_news))
-        newer.replayed = frozenset(replayed)
+        newer.replayed = set(replayed)
         wanted = {change.event_id for change in changes}
         if self._pending is not None:
             # The wait goes on from where it began, or a steady stream would never get through.
@@ -478,8 +478,10 @@ class Dispatcher:
                 change.rebalance = newer
                 newer.changes.append(change)
                 self._one_less(old)
-            else:
-                self._drop(change, out)
+                continue
+            if newer is not None and change.attempts:
+                newer.replayed.add(change.event.event_id)
+            self._drop(change, out)
         old.changes = []
 
     def _drop(self, change: Change, out: list[Action]) -> None:

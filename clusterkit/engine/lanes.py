@@ -214,7 +214,7 @@ class Rebalance:
         self.begun = 0.0
         self.changes: list[Change] = []
         self.open = 0
-        self.replayed: frozenset[str] = frozenset()
+        self.replayed: set[str] = set()
         self.superseded = False
         self.replay = False
 

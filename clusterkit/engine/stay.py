@@ -44,6 +44,7 @@ class Stay:
         self.live = False
         self.doubted = False
         self.fenced_news: FencedEvent | None = None
+        self._fencings = 0  # so far: a node may be fenced twice in one revision
         self._joined_as: str | None = None  # the nonce that this node was last joined with
         self._register_after = _FIRST_REGISTER
 
@@ -211,11 +212,11 @@ class Stay:
         if self.fenced_news is not None or not self.live:
             return
         self._out.note(WARNING, "fenced: this node owns nothing until further notice: %s", reason)
-        revision = self._delivery.revision
+        self._fencings += 1
         event = FencedEvent(
             timestamp=at.wall,
-            revision=revision,
-            event_id=f"fenced/{self._me}/{self.expected}/{revision}",
+            revision=self._delivery.revision,
+            event_id=f"fenced/{self._me}/{self.expected}/{self._fencings}",
             reason=reason,
         )
         self.fenced_news = event
@@ -226,11 +227,10 @@ class Stay:
             return
         self.fenced_news = None
         self._out.note(WARNING, "no longer fenced: the lease is proven to be alive")
-        revision = self._delivery.revision
         event = UnfencedEvent(
             timestamp=at.wall,
-            revision=revision,
-            event_id=f"unfenced/{self._me}/{session.nonce}/{revision}",
+            revision=self._delivery.revision,
+            event_id=f"unfenced/{self._me}/{session.nonce}/{self._fencings}",
             rejoined=session.nonce != self._joined_as,
         )
         self._delivery.news("unfenced", event, at)

@@ -20,7 +20,13 @@ import pytest
 
 from clusterkit.testing.embedded import free_port
 
-from .support import REPOSITORY, SECONDS, Cluster
+from .support import REPOSITORY, Cluster
+
+# Up to three processes beside a server, with databases on a disk that others write to as well.
+pytestmark = pytest.mark.timeout(180)
+
+SECONDS = 60.0
+"""For what must happen; a busy machine is no failure."""
 
 PROGRAMS = REPOSITORY / "examples" / "hooks"
 PARTITIONS = 4

@@ -378,6 +378,29 @@ def test_retries_of_one_hook(cluster: Cluster) -> None:
     assert len(recorder.of(HookErrorEvent)) == 2
 
 
+def test_what_a_newer_rebalance_interrupts_is_told_again_as_replayed(cluster: Cluster) -> None:
+    """In the pause between two attempts, after which a delivery begins anew."""
+    member = cluster.member("a", partitions=1)
+    runs: list[tuple[int, bool, str]] = []
+    well = threading.Event()
+
+    @member.kit.on_partition_change(retries=100)
+    def copy(event: PartitionChangeEvent) -> None:
+        context = hook_context()
+        runs.append((context.attempt, context.replayed, event.event_id))
+        if not well.is_set():
+            raise OSError("the source is away")
+
+    member.start()
+    eventually(lambda: len(runs) >= 3)
+    assert not any(replayed for _, replayed, _ in runs)
+    member.rebalance()
+    eventually(lambda: (1, True) in {(attempt, replayed) for attempt, replayed, _ in runs})
+    well.set()
+    agree([member])
+    assert len({event_id for _, _, event_id in runs}) == 1
+
+
 def every_lookup(kit: threads.ClusterKit | ClusterKit) -> None:
     """Calls whatever does not block, on a kit that holds everything."""
     assert kit.node_id == "a"

@@ -231,6 +231,20 @@ def test_a_stopping_node_has_no_session_whatever_comes_late(sim: Simulation) -> 
     assert a.snapshot.session is None
 
 
+def test_no_two_pieces_of_local_news_have_one_id(sim: Simulation) -> None:
+    (a,) = settled(sim, "a")
+    for _ in range(2):  # without a revision in between
+        a.cut_off()
+        sim.run_for(TTL - MARGIN)
+        a.heal()
+        sim.run_for(0.5)
+    a.leave()
+    for kind in ("fenced", "unfenced", "partition_role"):
+        ids = [call.event.event_id for call in a.calls if call.kind == kind]
+        assert len(ids) >= 2
+        assert len(set(ids)) == len(ids), kind
+
+
 def test_a_stop_ends_ownership_and_drops_rebalances(sim: Simulation) -> None:
     a, b = settled(sim, "a", "b")
     roles = len(a.events("partition_role"))
