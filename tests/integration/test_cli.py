@@ -261,8 +261,11 @@ def test_an_unreachable_etcd_is_one_line_within_the_timeout() -> None:
         where = f"127.0.0.1:{closed.getsockname()[1]}"
         for command in ("nodes", "partitions", "watch"):
             began = time.monotonic()
+            _run(command, "--help")
+            starting = time.monotonic() - began  # most of it all on a busy machine
+            began = time.monotonic()
             done = _run(command, "--endpoints", where, CLUSTERKIT_CONNECT_TIMEOUT="1")
-            assert time.monotonic() - began < 6
+            assert time.monotonic() - began < 4 + 3 * starting
             assert (done.returncode, done.stdout) == (1, "")
             assert where in done.stderr
             assert len(done.stderr.splitlines()) == 1
