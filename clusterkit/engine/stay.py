@@ -143,6 +143,19 @@ class Stay:
         ):
             self._ended("health_check_failure", at)  # nobody wrote why
 
+    def restored(self, state: State, at: Instant) -> None:
+        """Another etcd answers, or one with data of the past: does it know of this stay?
+
+        What it has in its place says nothing of another's will. It may be a stay of long ago.
+        """
+        session = self.session
+        if session is None:
+            return
+        me = state.members.get(self._me)
+        same = me is not None and me.nonce == session.nonce and state.is_alive(self._me)
+        if not same or session.revision > state.revision:
+            self._lost("etcd has lost this stay: it was restored from a backup, or replaced", at)
+
     def follow(self, state: State, at: Instant) -> None:
         """The state of the kit, once everything else of a step is known."""
         session = self.registered(state)
