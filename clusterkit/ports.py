@@ -119,7 +119,9 @@ class WatchBatch:
     """All changes of one revision under the watched prefix; without events it is progress only.
 
     Batches come in the order of their revisions, each revision whole and once. A progress batch
-    with revision R says that everything up to R has been delivered.
+    with revision R says that everything up to R has been delivered. A watch that starts in the
+    future begins with one, which tells how far the server is: it may lag behind the other members,
+    or all of them may have been restored from a backup.
     """
 
     revision: int

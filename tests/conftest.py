@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from clusterkit.engine import identity
 from clusterkit.testing import EmbeddedEtcd
 
 # A shell without job control starts what it puts into the background with SIGINT ignored, and all
@@ -32,6 +33,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],  # speaks of the machine, not of the code
 )
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(autouse=True)
+def _no_life_before_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process remembers of its own past, by names that tests use again and again."""
+    monkeypatch.setattr(identity, "_abandoned", set())
 
 
 @pytest.fixture(scope="session")

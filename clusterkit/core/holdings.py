@@ -152,6 +152,12 @@ class Holdings:
             del self._unproven[node_id]
         return rested
 
+    def lower(self, epoch: int) -> None:
+        """etcd has gone back: the receipts to come are for smaller epochs than those awaited."""
+        for pairs in self._unproven.values():
+            for index, gained in pairs.items():
+                pairs[index] = min(gained, epoch)
+
     def sources(
         self,
         gain: Gain,

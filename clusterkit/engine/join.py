@@ -253,8 +253,11 @@ class Joiner:
                 else ("another process took its node id over")
             )
             raise DisplacedError(f"node {self._profile.node_id!r} stays out of the cluster: {why}")
+        # Who joined behind that stay has written its end down. A history that has never heard of it
+        # is older than the stay: etcd was restored from a backup, and the member is of the past.
+        heard = past is None or end is not None or len(past.departures) >= codec.MAX_DEPARTURES
         here = state.members.get(self._profile.node_id)
-        if here is not None and here.node.incarnation != self._profile.incarnation:
+        if heard and here is not None and here.node.incarnation != self._profile.incarnation:
             # Two processes that took the slot from each other would never end.
             raise DisplacedError(
                 f"node {self._profile.node_id!r} stays out of the cluster: while its lease was "

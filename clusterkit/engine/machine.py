@@ -144,6 +144,10 @@ class Machine:
         if self._precedes_answer(new):
             self._held.append(partial(self._reread, read))
             return
+        if read.cluster_id != self._state.cluster_id or read.revision < self._state.revision:
+            self._stay.restored(new, at)
+            self._receipts.begin()
+            self._holdings.lower(new.epoch)
         if read.cluster_id != self._state.cluster_id:
             self._out.note(
                 ERROR,

@@ -434,16 +434,14 @@ class Runner:
     def _end_stay(self, session: Session | None, timeout: float) -> None:
         if self._profile is None or self._joiner is None:
             return
-        if session is None or session.lost:
-            abandon(self._profile.incarnation)  # its slot may be held for a while yet
-            return
         try:
-            self._joiner.leave(session, self._held, timeout=timeout)
-            return
+            if session is not None and not session.lost:
+                self._joiner.leave(session, self._held, timeout=timeout)
         except StoreError as e:
             logger.warning("leaving failed, so the lease will have to expire: %s", e)
         except Exception:
             logger.exception("leaving failed in a way that is a defect")
+        # Its slot may be held for a while yet, or again: by an etcd restored from a backup.
         abandon(self._profile.incarnation)
 
     def _await_roles(self, timeout: float) -> None:

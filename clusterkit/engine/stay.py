@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ..core.membership import Change, Left, Rejoined, State
 from ..core.records import EndReason
+from ..errors import StoreError
 from ..events import FencedEvent, UnfencedEvent
 from ..model import KitState
 from .delivery import Delivery
@@ -16,6 +17,7 @@ from .effects import DEBUG, ERROR, WARNING, Drop, Instant, Outbox, Register
 from .session import LeaseDoubted, LeaseLost, LeaseNews, Session
 
 _FIRST_REGISTER, _LAST_REGISTER = 0.5, 2.0
+_OPERATOR_SECONDS = 30.0
 
 
 class Stay:
@@ -70,6 +72,18 @@ class Stay:
         if displaced:
             self.state = KitState.REMOVED
             self._out.note(ERROR, "this node stays out of the cluster: %s", error)
+            return
+        if not isinstance(error, StoreError):
+            # A config that does not fit, say. It may be that of a wrong etcd for a while, so the
+            # node does not give up for good; but it takes somebody to act, who has to hear of it.
+            self._out.note(
+                ERROR,
+                "this node cannot join again, owns nothing, and will try every %d s until this is "
+                "mended: %s",
+                _OPERATOR_SECONDS,
+                error,
+            )
+            self._out.add(Register(after, _OPERATOR_SECONDS))
             return
         first = self._register_after == _FIRST_REGISTER
         self._out.note(
@@ -142,6 +156,19 @@ class Stay:
             and self._me not in state.members
         ):
             self._ended("health_check_failure", at)  # nobody wrote why
+
+    def restored(self, state: State, at: Instant) -> None:
+        """Another etcd answers, or one with data of the past: does it know of this stay?
+
+        What it has in its place says nothing of another's will. It may be a stay of long ago.
+        """
+        session = self.session
+        if session is None:
+            return
+        me = state.members.get(self._me)
+        same = me is not None and me.nonce == session.nonce and state.is_alive(self._me)
+        if not same or session.revision > state.revision:
+            self._lost("etcd has lost this stay: it was restored from a backup, or replaced", at)
 
     def follow(self, state: State, at: Instant) -> None:
         """The state of the kit, once everything else of a step is known."""

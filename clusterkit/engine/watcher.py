@@ -1,8 +1,8 @@
 """The watch thread: every revision under the prefix, in order, each once, whatever breaks.
 
 A broken stream is resumed at the revision after the last one delivered, never at one that a
-progress notification named. When etcd has compacted that away, or another etcd answers, the whole
-prefix is read again, and the state machine derives what was missed.
+progress notification named. When etcd has compacted that away, or another etcd answers, or etcd has
+gone back behind it, the whole prefix is read again, and the state machine derives what was missed.
 """
 
 from __future__ import annotations
@@ -139,6 +139,8 @@ class Watcher:
             for batch in watch:
                 if batch.cluster_id != self._cluster_id:
                     return "another etcd cluster answers"
+                if not batch.events and batch.revision < self._revision and self._went_back():
+                    return None
                 if batch.events and batch.revision > self._revision:
                     self._report(Changed(batch))
                     self._revision = batch.revision
@@ -151,9 +153,19 @@ class Watcher:
         doubt, self._doubt = self._doubt, None
         return doubt
 
+    def _went_back(self) -> bool:
+        """Whether all of etcd is behind, and not just the server that said so; reads anew if so."""
+        result = self._store.range(self._prefix, timeout=self._read_timeout)
+        if result.cluster_id == self._cluster_id and result.revision >= self._revision:
+            return False
+        self._start_from(result, f"etcd is behind revision {self._revision}")
+        return True
+
     def _reread(self, reason: str) -> None:
         logger.warning("reading the whole prefix again: %s", reason)
-        result = self._store.range(self._prefix, timeout=self._read_timeout)
+        self._start_from(self._store.range(self._prefix, timeout=self._read_timeout), reason)
+
+    def _start_from(self, result: RangeResult, reason: str) -> None:
         self._revision = result.revision
         self._cluster_id = result.cluster_id
         self._report(Reread(result, reason))

@@ -68,6 +68,7 @@ class EtcdWatch:
             f"the watch of {prefix.decode(errors='backslashreplace') or '(all keys)'} "
             f"from revision {start_revision}"
         )
+        self._start_revision = start_revision
         self._request = pb.WatchRequest(
             create_request=pb.WatchCreateRequest(
                 key=prefix or b"\0",
@@ -92,6 +93,8 @@ class EtcdWatch:
             if self._failure is not None:
                 raise self._failure
             while not self._closed:
+                if self._stream is None:
+                    self._open()
                 if self._ready:
                     return self._ready.popleft()
                 self._ready.extend(self._assembler.feed(self._read()))
@@ -115,8 +118,6 @@ class EtcdWatch:
             stream.cancel()
 
     def _read(self) -> pb.WatchResponse:
-        if self._stream is None:
-            self._open()
         stream = self._stream
         assert stream is not None
         try:
@@ -172,7 +173,7 @@ class EtcdWatch:
             if self._closed:
                 stream.cancel()
             try:
-                stream.read(limit)
+                created = stream.read(limit)
             except TryFailedError as e:
                 stream.cancel()
                 # etcd 3.5.1 calls a token that it does not know "permission denied" here.
@@ -181,6 +182,9 @@ class EtcdWatch:
                 self._channels.forget_token(metadata)
             else:
                 self._channels.note_served(number)
+                if created.header.revision < self._start_revision - 1:
+                    # It has no events, so this is progress: how far this server is.
+                    self._ready.extend(self._assembler.feed(created))
                 return
 
 

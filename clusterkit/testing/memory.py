@@ -149,6 +149,8 @@ class MemoryServer:
         with self._changed:
             start = start_revision if start_revision > 0 else self._mvcc.revision + 1
             watch = MemoryWatch(self, store, prefix, start)
+            if self._mvcc.revision < start - 1:
+                watch._batches.append(WatchBatch(self._mvcc.revision, (), self.cluster_id))
             try:
                 watch._batches.extend(self._mvcc.since(start, prefix))
             except CompactedError as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,6 +42,15 @@ def test_a_watch_that_starts_in_the_future_waits_for_it(bench: Bench) -> None:
     for i in range(4):
         bench.txn(Put(bench.key("a"), b"%d" % i))
     assert changes(tail.take(2)) == [[("put", b"2")], [("put", b"3")]]
+
+
+def test_a_watch_that_starts_in_the_future_says_first_how_far_the_store_is(bench: Bench) -> None:
+    with closing(bench.store.watch(bench.prefix, bench.revision() + 1_000_000)) as watch:
+        begun = next(iter(watch))
+    assert begun.events == ()
+    read = bench.store.range(bench.prefix, timeout=TIMEOUT)
+    assert begun.revision <= read.revision
+    assert begun.cluster_id == read.cluster_id
 
 
 def test_a_put_event_is_the_key_as_it_then_was(bench: Bench) -> None:

@@ -241,6 +241,7 @@ class Life:
         self.steps: list[Step] = []
         self.calls: list[Call] = []
         self.notes: list[str] = []
+        self.levels: list[tuple[int, str]] = []  # the same, with how urgent each is
         self.receipts: list[WriteReceipt] = []
         self.pruned: list[str] = []
         self.doubts: list[str] = []
@@ -420,8 +421,9 @@ class Life:
                 if self.session is session:
                     self.session = None
                 self.sim.after(0.01, lambda: self._revoke(session), self)
-            case Note(_, message, args):
+            case Note(level, message, args):
                 self.notes.append(message % args)
+                self.levels.append((level, message % args))
             case _:
                 pass
 

@@ -128,6 +128,14 @@ def test_a_receipt_for_an_older_epoch_proves_nothing() -> None:
     assert story.holdings.prove("c", story.epoch) == []
 
 
+def test_after_etcd_went_back_a_receipt_for_the_smaller_epoch_is_enough() -> None:
+    story = Story("ab")
+    story.to("cb")
+    story.holdings.lower(1)
+    assert story.holdings.prove("c", 0) == []
+    assert [index for index, _ in story.holdings.prove("c", 1)] == [0]
+
+
 def test_who_let_go_is_a_source_until_the_partition_is_at_rest() -> None:
     story = Story("ab")
     story.to("cd")

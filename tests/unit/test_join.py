@@ -290,6 +290,14 @@ def test_whose_id_another_process_took_after_the_expiry_stays_out(world: World) 
         world.join(profile("a"), "n3", after="n1")
 
 
+def test_who_was_there_before_a_stay_puts_nobody_out_who_comes_from_it(world: World) -> None:
+    """etcd was restored from a backup, of the time of another process of the same node."""
+    world.join(profile("a", incarnation="inc-of-old"), "n1")
+    world.join(profile("a"), "n3", after="n2")  # n2 began, and was lost, after the backup
+    member = state_of(world.plain).members["a"]
+    assert (member.nonce, member.node.incarnation) == ("n3", "inc-a")
+
+
 def test_the_last_one_of_a_cluster_writes_its_own_expiry_down(world: World) -> None:
     world.join(profile("a"), "n1")
     world.clock.advance(11)

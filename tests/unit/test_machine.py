@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from typing import TypeVar
@@ -10,7 +11,7 @@ from typing import TypeVar
 import pytest
 
 from clusterkit.core import codec
-from clusterkit.engine.effects import Instant, Note, Publish
+from clusterkit.engine.effects import ERROR, Instant, Note, Publish, Register, WriteReceipt
 from clusterkit.engine.machine import Machine
 from clusterkit.events import (
     ClusterHealthEvent,
@@ -589,3 +590,65 @@ def test_an_etcd_that_goes_back_is_followed_and_told_of(sim: Simulation) -> None
     (published,) = [e.snapshot for e in effects if isinstance(e, Publish)]
     assert published.state.revision == revision - 1
     assert published.session is None, "nothing of its stay is there any more"
+
+
+def test_a_stay_that_an_etcd_of_the_past_knows_goes_on(sim: Simulation) -> None:
+    (a,) = settled(sim, "a")
+    assert a.session is not None
+    assert a.snapshot is not None
+    now = a.store.range(sim.keys.root, timeout=1)
+    assert a.session.revision < now.revision
+    restored = RangeResult(now.kvs, a.session.revision, now.cluster_id)
+    effects = a.machine.reread(restored, "restored", a.at())
+    (published,) = [e.snapshot for e in effects if isinstance(e, Publish)]
+    assert (published.kit_state, published.session) == (KitState.JOINED, a.session)
+    assert not a.session.lost
+    # The receipt that was written may be lost with what came after the backup.
+    assert [e.receipt.nonce for e in effects if isinstance(e, WriteReceipt)] == [a.session.nonce]
+
+
+def test_a_stay_that_began_after_the_backup_is_over_and_a_new_one_begins(sim: Simulation) -> None:
+    (a,) = settled(sim, "a")
+    assert a.session is not None
+    revision = a.session.revision - 1
+    now = a.store.range(sim.keys.root, timeout=1)
+    nonce = a.session.nonce.encode()
+    of_old = [replace(kv, value=kv.value.replace(nonce, b"-" * len(nonce))) for kv in now.kvs]
+    assert sum(nonce in kv.value for kv in now.kvs) > sum(nonce in kv.value for kv in of_old) == 0
+    restored = RangeResult(tuple(of_old), revision, now.cluster_id)
+    effects = a.machine.reread(restored, "restored", a.at())
+    assert a.session.lost
+    assert [e.after for e in effects if isinstance(e, Register)] == [a.session.nonce]
+    (published,) = [e.snapshot for e in effects if isinstance(e, Publish)]
+    assert published.kit_state is KitState.FENCED  # and not put out by its own past
+
+
+@pytest.mark.parametrize(
+    "wrong, told",
+    [("other partitions", "option 'partitions' is 8 here"), ("damaged", "cannot be understood")],
+)
+def test_what_only_an_operator_can_mend_is_told_of_each_time_until_it_is_mended(
+    sim: Simulation, wrong: str, told: str
+) -> None:
+    (a,) = settled(sim, "a")
+    a.cut_off()
+    sim.run_for(TTL + 2.0)
+    assert state(a) is KitState.FENCED
+    store = MemoryStore(sim.server)
+    (config,) = store.range(sim.keys.config, timeout=1).kvs
+    other = replace(codec.decode_config(config.value), partitions=9)
+    now = sim.clock.now()
+    value = b"?" if wrong == "damaged" else codec.encode_config(other, now)
+    # The config is an input of the assignment, and who changes one puts the key that says so.
+    changed = Put(sim.keys.membership, codec.encode_membership("", now))
+    store.txn(Txn((), (Put(sim.keys.config, value), changed)), timeout=1)
+    a.heal()
+    a.levels.clear()
+    sim.run_for(180.0)
+    assert state(a) is KitState.FENCED
+    errors = [note for level, note in a.levels if level == ERROR and told in note]
+    assert 4 <= len(errors) <= 20, "not once only, nor without a pause"
+    assert all("cannot join again" in error for error in errors)
+    store.txn(Txn((), (Put(sim.keys.config, config.value), changed)), timeout=1)
+    sim.run_for(60.0)
+    assert state(a) is KitState.JOINED

@@ -179,6 +179,51 @@ def test_another_etcd_cluster_is_read_anew(
         assert change.batch.cluster_id == 77
 
 
+def test_an_etcd_that_went_back_is_read_anew_as_soon_as_it_is_watched(
+    server: MemoryServer,
+    store: FaultyStore,
+    start: Start,
+    news: queue.SimpleQueue[WatchNews],
+) -> None:
+    start()
+    for key in ("one", "two", "three"):
+        put(server, key)
+        assert keys(news.get(timeout=10)) == [ROOT + key.encode()]
+    inner = store.inner
+    assert isinstance(inner, MemoryStore)
+    with MemoryServer(cluster_id=server.cluster_id) as restored:
+        revision = put(restored, "one")
+        store.inner = MemoryStore(restored)
+        inner.cut_off()
+        while not isinstance(reread := news.get(timeout=10), Reread):
+            assert isinstance(reread, WatchBroke)
+        assert (reread.result.revision, len(reread.result.kvs)) == (revision, 1)
+        put(restored, "on")
+        while not isinstance(change := news.get(timeout=10), Changed):
+            pass
+        assert (keys(change), change.batch.revision) == ([ROOT + b"on"], revision + 1)
+
+
+def test_a_server_that_lags_behind_the_others_is_no_reason_to_read_again(
+    server: MemoryServer,
+    store: FaultyStore,
+    news: queue.SimpleQueue[WatchNews],
+    start: Start,
+) -> None:
+    put(server, "before")
+    # Only its watch is behind: what is read linearizably is read of the whole cluster.
+    with MemoryServer(cluster_id=server.cluster_id) as lagging:
+        store.next("watch", lambda call: MemoryStore(lagging).watch(ROOT, server.revision + 1))
+        start()
+        put(lagging, "before")
+        revision = put(lagging, "one")
+        change = news.get(timeout=10)
+        assert isinstance(change, Changed)
+        assert (keys(change), change.batch.revision) == ([ROOT + b"one"], revision)
+    # It was asked, once.
+    assert [about for name, about in store.calls if name == "range"] == [ROOT, ROOT]
+
+
 def test_a_defect_of_the_store_does_not_end_it(
     server: MemoryServer, store: FaultyStore, news: queue.SimpleQueue[WatchNews], start: Start
 ) -> None:
