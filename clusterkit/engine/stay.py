@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..core.membership import Change, Left, Rejoined, State
 from ..core.records import EndReason
-from ..errors import StoreError
+from ..errors import KitStateError, StoreError
 from ..events import FencedEvent, UnfencedEvent
 from ..model import KitState
 from .delivery import Delivery
@@ -73,6 +73,8 @@ class Stay:
             self.state = KitState.REMOVED
             self._out.note(ERROR, "this node stays out of the cluster: %s", error)
             return
+        if isinstance(error, KitStateError):
+            return  # given up, since the kit is stopping
         if not isinstance(error, StoreError):
             # A config that does not fit, say. It may be that of a wrong etcd for a while, so the
             # node does not give up for good; but it takes somebody to act, who has to hear of it.
