@@ -56,7 +56,7 @@ def record_views(record: Recorder) -> None:
     """Has every runner of this process record what it applies and what it publishes."""
     tell, carry_out = engine.Runner._tell, engine.Runner._carry_out
     how = {"": "other"}  # of the one runner that there is: how its newest message came
-    handed: set[int] = set()  # revisions that came, and may wait for the answer to a join
+    handed: dict[int, str] = {}  # how revisions came that are not published yet
 
     def telling(self: engine.Runner, message: Any) -> list[fx.Effect]:
         match message:
@@ -66,10 +66,10 @@ def record_views(record: Recorder) -> None:
                 record("expect", nonce=nonce)
             case Changed():
                 how[""] = "watch"
-                handed.add(message.batch.revision)
+                handed[message.batch.revision] = "watch"
             case Reread():
                 how[""] = "reread"
-                handed.add(message.result.revision)
+                handed[message.result.revision] = "reread"
                 record("reread", reason=message.reason, rev=message.result.revision)
             case WatchBroke(error):
                 record("broke", error=str(error))
@@ -83,8 +83,11 @@ def record_views(record: Recorder) -> None:
         carry_out(self, effect)
         if isinstance(effect, fx.Publish):
             s = effect.snapshot
+            # Revisions that waited for the answer to a join are applied one by one, and only the
+            # last is published.
+            steps = [step for step in handed.items() if step[0] <= s.view.revision]
             waited = how[""] == "other" and s.view.revision in handed
-            handed.discard(s.view.revision)
+            handed.clear()
             record(
                 "view",
                 rev=s.view.revision,
@@ -92,6 +95,7 @@ def record_views(record: Recorder) -> None:
                 rows=rows_hash(s.rows),
                 members={node_id: s.state.members[node_id].nonce for node_id in s.view.nodes},
                 how="held" if waited else how[""],
+                steps=steps if waited else [],
                 kit=str(s.kit_state),
                 session=None if s.session is None else s.session.nonce,
             )

@@ -14,8 +14,7 @@ from .records import Record
 from .stays import Stay
 
 _NODE_KINDS = ("node_join", "node_rejoin", "node_leave")
-# "held": of several revisions that waited for the answer to the own join, the newest is published.
-_STEPS = ("start", "watch", "reread", "held")
+_STEPS = ("start", "watch", "reread")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +45,16 @@ def views(h: History) -> Iterator[Violation]:
             if before is not None and view["epoch"] < before["epoch"]:
                 yield Violation("views", run.life, f"its epoch became smaller: {view['epoch']}")
             if before is not None and view["rev"] > before["rev"]:
-                expected = h.after(before["rev"])
-                if view["how"] == "watch" and view["rev"] != expected:
-                    text = f"after {before['rev']} came {view['rev']} and not {expected}"
-                    yield Violation("views", run.life, text)
-                if view["how"] not in _STEPS:
-                    text = f"revision {view['rev']} came by neither watch nor reading"
-                    yield Violation("views", run.life, text)
+                last = before["rev"]
+                for revision, how in _steps(view, last):
+                    expected = h.after(last)
+                    if how == "watch" and revision != expected:
+                        text = f"after {last} came {revision} and not {expected}"
+                        yield Violation("views", run.life, text)
+                    if how not in _STEPS:
+                        text = f"revision {revision} came by neither watch nor reading"
+                        yield Violation("views", run.life, text)
+                    last = revision
             before = view
         if run.life in h.alive and run is _last(h, run.life):
             at = 0 if before is None else before["rev"]
@@ -288,11 +290,28 @@ def _expected(h: History, run: Run) -> Iterator[tuple[str, str]]:
             case "view" if before is None:
                 before = r["rev"]
             case "view" if before is not None and before < r["rev"] <= h.end:
-                old, new = h.at(before).members, h.at(r["rev"]).members
-                live = live or new.get(run.node_id) in mine
-                if live:
-                    yield from _changes(h, old, new, r["rev"])
-                before = r["rev"]
+                for revision, _ in _steps(r, before):
+                    old, new = h.at(before).members, h.at(revision).members
+                    live = live or new.get(run.node_id) in mine
+                    if live:
+                        yield from _changes(h, old, new, revision)
+                    before = revision
+
+
+def _steps(view: Record, before: int) -> list[tuple[int, str]]:
+    """The revisions that a view was made of, after the one ``before``, and how each came.
+
+    Most are of one. Several waited together for the answer to the node's own join: each was
+    applied, and only the last published.
+    """
+    if view["how"] != "held":
+        return [(view["rev"], view["how"])]
+    found: list[tuple[int, str]] = []
+    for revision, how in view["steps"]:
+        if revision > before:  # else it is older than a reading, and was passed over
+            found.append((revision, how))
+            before = revision
+    return found
 
 
 def _changes(

@@ -222,6 +222,22 @@ def _a_revision_is_left_out(h: Raw) -> None:
     h.drop(h.view(4))
 
 
+def _hold(h: Raw, *steps: tuple[int, str]) -> None:
+    """As if revisions 3 to 5 had waited for the answer to a join."""
+    for revision in (3, 4):
+        h.drop(h.view(revision))
+    h.view(5).update(how="held", steps=steps)
+
+
+def _a_held_revision_is_left_out(h: Raw) -> None:
+    _hold(h, (3, "watch"), (5, "watch"))
+
+
+def _a_held_event_is_left_out(h: Raw) -> None:
+    _hold(h, (3, "watch"), (4, "watch"), (5, "watch"))
+    h.drop(h.hook("node_leave"))
+
+
 def _half_a_revision(h: Raw) -> None:
     h.view(4)["members"]["b"] = "b-1"
 
@@ -339,6 +355,8 @@ def _a_zombie_comes_back(h: Raw) -> None:
     "lie, rule",
     [
         (_a_revision_is_left_out, "views"),
+        (_a_held_revision_is_left_out, "views"),
+        (_a_held_event_is_left_out, "events"),
         (_half_a_revision, "views"),
         (_another_assignment, "views"),
         (_back_in_time, "views"),
@@ -369,6 +387,21 @@ def test_each_lie_is_found(lie: Callable[[Raw], None], rule: str) -> None:
     history = _true()
     lie(history)
     assert rule in history.violations()
+
+
+def test_of_revisions_that_waited_together_each_is_applied() -> None:
+    history = _true()
+    _hold(history, (3, "watch"), (4, "watch"), (5, "watch"))
+    assert history.violations() == set()
+
+
+def test_a_reading_among_them_passes_over_what_is_older() -> None:
+    """Nobody was told of b's first stay: the reading came with its end in it."""
+    history = _true()
+    _hold(history, (5, "reread"), (3, "watch"), (4, "watch"))
+    history.drop([r for r in history.lives["a.1"] if r.get("kind") == "node_join"][-1])
+    history.drop(history.hook("node_leave"))
+    assert history.violations() == set()
 
 
 @pytest.mark.parametrize("asked, excused", [(6.5, True), (5.6, False), (7.1, False)])
