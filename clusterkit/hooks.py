@@ -20,7 +20,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
-from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeVar, Unpack, get_args, overload
+from typing import (
+    Any,
+    Final,
+    Literal,
+    Protocol,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+    overload,
+)
 
 from .errors import ClusterKitError, HookRegistrationError
 from .events import (
@@ -128,7 +139,13 @@ class HookContext:
             )
 
 
-_current: ContextVar[HookContext] = ContextVar("clusterkit_hook_context")
+class _Running(Protocol):
+    """A run of a hook."""
+
+    def hook_context(self) -> HookContext: ...
+
+
+_current: ContextVar[_Running] = ContextVar("clusterkit_hook")
 
 
 def hook_context() -> HookContext:
@@ -138,13 +155,14 @@ def hook_context() -> HookContext:
         HookContextError: No hook is running here.
     """
     try:
-        return _current.get()
+        run = _current.get()
     except LookupError:
         raise HookContextError(
             "hook_context() was called outside of a hook; call it in a function that is "
             "registered with on_partition_change or another on_... method (a thread that a hook "
             "starts does not inherit it: pass the HookContext on)"
         ) from None
+    return run.hook_context()
 
 
 class Default(Enum):

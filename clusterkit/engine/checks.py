@@ -21,8 +21,8 @@ from functools import partial
 from typing import cast
 
 from ..errors import ClusterKitError
-from .executors import is_coroutine_hook
 from .loops import HookLoop
+from .runs import is_coroutine_hook
 from .workers import Workers
 
 logger = logging.getLogger(__name__)

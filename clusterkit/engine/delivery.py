@@ -17,7 +17,7 @@ from ..core.membership import State
 from ..core.placement import Row
 from ..events import Event, HookErrorEvent, PartitionChangeEvent
 from ..hooks import HookKind, HookSpec
-from .dispatcher import Dispatcher, HookTimeoutError
+from .dispatcher import Dispatcher
 from .effects import INFO, Instant, Outbox
 from .jobs import (
     Action,
@@ -26,9 +26,10 @@ from .jobs import (
     HookFailed,
     HookSlow,
     HookTimedOut,
+    HookTimeoutError,
     Job,
     RebalanceCompleted,
-    StartJob,
+    StartJobs,
 )
 
 _FIRST_RETRY = 1.0
@@ -97,9 +98,9 @@ class Delivery:
         """A hook that comes late, and is first told of these events."""
         self._take(self._dispatcher.late(spec, events, at.mono), at)
 
-    def job_ended(self, job_id: int, error: BaseException | None, at: Instant) -> None:
-        """A hook has ended."""
-        self._take(self._dispatcher.ended(job_id, error, at.mono), at)
+    def jobs_ended(self, ends: Iterable[tuple[int, BaseException | None]], at: Instant) -> None:
+        """Runs of hooks have ended, each with an error, or well."""
+        self._take(self._dispatcher.ended(ends, at.mono), at)
 
     def tick(self, at: Instant) -> None:
         """The time named by ``wake_at()`` has come."""
@@ -161,13 +162,14 @@ class Delivery:
         """Sorts the dispatcher's actions into what concerns the ledger and what is to be done."""
         for action in actions:
             match action:
-                case ChangeSettled(event, ok, error, attempts, superseded):
-                    if ok:
-                        self.ledger.settled(event, None, attempts)
-                    elif superseded:
+                case ChangeSettled():
+                    event = action.event
+                    if action.ok:
+                        self.ledger.settled(event, None, action.attempts)
+                    elif action.superseded:
                         self.ledger.interrupted(event)
                     else:
-                        self.ledger.settled(event, _told(error), attempts)
+                        self.ledger.settled(event, _told(action.error), action.attempts)
                 case RebalanceCompleted(event, seconds, superseded):
                     self._out.add(action)
                     self._out.note(
@@ -181,7 +183,7 @@ class Delivery:
                 case HookTimedOut(job):
                     self._out.add(action)
                     self._hook_error(job, HookTimeoutError(f"{job.spec.name} ran out of time"), at)
-                case StartJob() | CancelJob() | HookSlow():
+                case StartJobs() | CancelJob() | HookSlow():
                     self._out.add(action)
                 case _:
                     pass  # ChangeDropped: still in the ledger. RebalanceStarted: known already.

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from ..core.records import Receipt
 from .comparison import ReadView
 from .departures import CloseHistory
-from .jobs import CancelJob, HookFailed, HookSlow, HookTimedOut, RebalanceCompleted, StartJob
+from .jobs import CancelJob, HookFailed, HookSlow, HookTimedOut, RebalanceCompleted, StartJobs
 from .pruning import PruneHistory
 from .session import Session
 from .snapshot import Snapshot
@@ -95,7 +95,7 @@ Effect: TypeAlias = (
     | Register
     | Drop
     | Note
-    | StartJob
+    | StartJobs
     | CancelJob
     | HookFailed
     | HookTimedOut

@@ -6,14 +6,21 @@ told with a list of actions, which the runner carries out in that order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from ..errors import ClusterKitError
 from ..events import Event, PartitionChangeEvent, RebalanceEvent
 from ..hooks import HookSpec
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class HookTimeoutError(ClusterKitError, TimeoutError):
+    """A hook ran longer than it may, or an earlier run of it that did has still not ended."""
+
+
+# Those that are made for each of thousands of changes are not frozen: it would double their cost.
+@dataclass(slots=True, eq=False)
 class Job:
     """One run of one hook. A retry is a new job, with a new id and the next attempt.
 
@@ -41,10 +48,10 @@ OUT_OF_TIME = "timeout"
 
 
 @dataclass(frozen=True, slots=True)
-class StartJob:
-    """Run the job now. Its end must be told to the dispatcher, whatever it is."""
+class StartJobs:
+    """Run these now. The end of each must be told to the dispatcher, whatever it is."""
 
-    job: Job
+    jobs: Sequence[Job]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,7 @@ class CancelJob:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChangeSettled:
     """Every hook of a partition change has had its turn.
 
@@ -128,7 +135,7 @@ class HookSlow:
 
 
 Action: TypeAlias = (
-    StartJob
+    StartJobs
     | CancelJob
     | ChangeSettled
     | ChangeDropped

@@ -1,95 +1,33 @@
-"""What the dispatcher keeps its work in: lanes, and deadlines. Pure; every step is O(1).
+"""The lanes of news: by hook function, and by what the news is about.
 
-A lane is a queue whose head alone may run. Work may stand in several lanes; it is free when it
-is at the head of all of them.
+A lane is a queue whose head alone may run. News may stand in several lanes; they are free when
+they are at the head of all of them. Every step is O(1).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Hashable
-from enum import Enum
-from typing import Generic, TypeVar
 
-from ..events import Event, PartitionChangeEvent, RebalanceEvent
-from ..hooks import HookSpec
-from .jobs import Job
+from ..events import (
+    Event,
+    NodeJoinEvent,
+    NodeLeaveEvent,
+    NodeRejoinEvent,
+    PartitionDropEvent,
+    PartitionLostEvent,
+    PartitionRoleEvent,
+)
+from ..hooks import HookKind, HookSpec
+from .slots import Slots
+from .work import OVER, QUEUED, WAITING, ZOMBIE, News
 
-K = TypeVar("K", bound=Hashable)
-
-
-class State(Enum):
-    """The states of a piece of work.
-
-    ::
-
-        WAITING ──head of its lanes──► READY ──a slot is free──► RUNNING ──ended──► OVER
-                                         ▲                        │    │
-                                         └──time──── BACKOFF ◄────┘    └─out of time─► ZOMBIE
-                                                     (to be retried)                     │
-        OVER ◄──────────────── it has really ended ──────────────────────────────────────┘
-        WAITING, READY, BACKOFF ──superseded──► OVER
-    """
-
-    WAITING = "waiting"
-    READY = "ready"
-    RUNNING = "running"
-    BACKOFF = "backoff"
-    ZOMBIE = "zombie"
-    OVER = "over"
-
-
-class Work:
-    """One hook to be run for one event, with all its retries.
-
-    ``change`` is set for a partition change's, ``rebalance`` for the start and complete hooks'.
-    ``since`` is when it was queued.
-    """
-
-    __slots__ = (
-        "args",
-        "attempt",
-        "blocked",
-        "cancelled",
-        "change",
-        "event",
-        "job",
-        "lanes",
-        "rebalance",
-        "replayed",
-        "since",
-        "spec",
-        "state",
-    )
-
-    def __init__(
-        self,
-        spec: HookSpec,
-        event: Event,
-        args: tuple[object, ...],
-        *,
-        since: float = 0.0,
-        change: Change | None = None,
-        rebalance: Rebalance | None = None,
-        replayed: bool = False,
-    ) -> None:
-        self.spec = spec
-        self.event = event
-        self.args = args
-        self.since = since
-        self.change = change
-        self.rebalance = rebalance
-        self.replayed = replayed
-        self.attempt = 1
-        self.state = State.WAITING
-        self.cancelled = False
-        self.job: Job | None = None
-        self.lanes: tuple[Lane, ...] = ()
-        self.blocked = 0
+NODE_EVENTS = (NodeJoinEvent, NodeRejoinEvent, NodeLeaveEvent)
+_PARTITION_NEWS = (PartitionRoleEvent, PartitionDropEvent, PartitionLostEvent)
 
 
 class Lane:
-    """Work of one hook function, or about one node: one after another.
+    """Work of one hook function, or about one subject: one after another.
 
     ``stuck`` is True while the head is a zombie that nobody waits for any more.
     """
@@ -98,160 +36,133 @@ class Lane:
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
-        self.queue: deque[Work] = deque()
+        self.queue: deque[News] = deque()
         self.stuck = False
 
-    def enter(self, work: Work) -> None:
-        work.lanes += (self,)
+    def enter(self, news: News) -> None:
+        news.lanes += (self,)
         if self.queue:
-            work.blocked += 1
-        self.queue.append(work)
+            news.blocked += 1
+        self.queue.append(news)
 
-    def leave(self, work: Work) -> Work | None:
-        """Takes work out; the work that became free by that, if any.
+    def leave(self, news: News) -> News | None:
+        """Takes news out; those that became free by that, if any.
 
-        Work in the middle is only marked, and removed when it comes to the head.
+        What is in the middle is only marked, and removed when it comes to the head.
         """
-        was_head = self.queue[0] is work
-        work.lanes = tuple(lane for lane in work.lanes if lane is not self)
+        was_head = self.queue[0] is news
+        news.lanes = tuple(lane for lane in news.lanes if lane is not self)
         if not was_head:
-            work.blocked -= 1
-            return work if work.blocked == 0 and work.state is State.WAITING else None
+            news.blocked -= 1
+            return news if news.blocked == 0 and news.state is WAITING else None
         while self.queue and self not in self.queue[0].lanes:
             self.queue.popleft()
         if not self.queue:
             return None
         head = self.queue[0]
         head.blocked -= 1
-        return head if head.blocked == 0 and head.state is State.WAITING else None
+        return head if head.blocked == 0 and head.state is WAITING else None
 
 
-class Change:
-    """One partition change whose hooks run one after another, in a partition's lane."""
+class NewsLanes:
+    """All lanes of news.
 
-    __slots__ = (
-        "attempts",
-        "entered",
-        "error",
-        "event",
-        "index",
-        "rebalance",
-        "settled",
-        "specs",
-        "work",
-    )
-
-    def __init__(
-        self, event: PartitionChangeEvent, specs: tuple[HookSpec, ...], rebalance: Rebalance
-    ) -> None:
-        self.event = event
-        self.specs = specs
-        self.rebalance = rebalance
-        self.index = 0
-        self.work: Work | None = None
-        self.attempts = 0
-        self.error: BaseException | None = None
-        self.entered = False  # whether it is, or was, in its partition's lane
-        self.settled = False
-
-
-class PartitionLane:
-    """The changes of one partition, one after another. ``busy`` is the work that occupies it."""
-
-    __slots__ = ("busy", "queue", "stuck")
-
-    def __init__(self) -> None:
-        self.queue: deque[Change] = deque()
-        self.busy: Work | None = None
-        self.stuck = False
-
-
-class Phase(Enum):
-    """The phases of a rebalance, in their order; each is left when what it awaits is over.
-
-    PENDING awaits the node hooks from before it, and the rebalance that it supersedes; if it is
-    superseded itself before that, it never was. STARTING awaits its start hooks, CHANGING its
-    partition changes, COMPLETING its complete hooks.
+    Args:
+        slots: Where news go that may run.
     """
 
-    PENDING = 1
-    STARTING = 2
-    CHANGING = 3
-    COMPLETING = 4
-    DONE = 5
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._lanes: dict[Hashable, Lane] = {}
+
+    def enter(self, news: News, *, about: Event | None = None) -> bool:
+        """Puts news into their lanes; whether anyone should wait for them.
+
+        Args:
+            news: What is to run.
+            about: The event whose subject they share a lane with; None for none.
+        """
+        self._slots.queued += 1
+        keys = [] if isinstance(news.event, _PARTITION_NEWS) else [_hook_key(news.spec)]
+        subject = None if about is None else _subject(about)
+        if subject is not None:
+            keys.append(subject)
+        first = self._lane(keys[0])
+        first.enter(news)
+        if first.stuck:
+            return False
+        for key in keys[1:]:
+            self._lane(key).enter(news)
+        if not news.blocked:
+            self._slots.ready(news)
+        return True
+
+    def over(self, news: News) -> None:
+        """They have really ended: what stands behind them may come."""
+        news.state = OVER
+        for lane in news.lanes:
+            lane.stuck = False
+            self._leave(lane, news)
+
+    def stuck(self, zombie: News) -> list[News]:
+        """A zombie has not ended in time: nobody shall wait behind it.
+
+        Returns:
+            The zombie and all that stand behind it: they keep their turn, but nobody waits.
+        """
+        first = zombie.lanes[0]
+        first.stuck = True
+        hopeless = list(first.queue)
+        for news in hopeless:
+            for lane in news.lanes:
+                if lane is not first:
+                    self._leave(lane, news)
+        return hopeless
+
+    def awaits(self, kind: HookKind) -> bool:
+        """Whether a hook of this kind is queued, or runs and still has time."""
+        return any(
+            news.spec.kind == kind and news.state is not ZOMBIE
+            for lane in self._lanes.values()
+            for news in lane.queue
+        )
+
+    def queued_since(self) -> list[float]:
+        """Since when each of what is queued has been so. For any thread."""
+        return [
+            news.since
+            # Copies, each made in one step, since the runner goes on meanwhile.
+            for lane in list(self._lanes.values())
+            for news in list(lane.queue)
+            if news.state in QUEUED
+        ]
+
+    def _lane(self, key: Hashable) -> Lane:
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(key)
+        return lane
+
+    def _leave(self, lane: Lane, news: News) -> None:
+        freed = lane.leave(news)
+        if not lane.queue:
+            del self._lanes[lane.key]
+        if freed is not None:
+            self._slots.ready(freed)
 
 
-class Rebalance:
-    """One rebalance on its way through its phases.
-
-    ``awaits`` is the work that the phase waits for, ``open`` how many changes are not settled,
-    ``since`` when it was planned, ``not_before`` until when it waits for the one that it
-    supersedes. A ``replay`` is the changes
-    for one hook that came late: it has no start and no end that anybody is told of, supersedes
-    nothing, and settles nothing.
-    """
-
-    __slots__ = (
-        "awaits",
-        "begun",
-        "changes",
-        "event",
-        "not_before",
-        "open",
-        "phase",
-        "replay",
-        "replayed",
-        "since",
-        "superseded",
-    )
-
-    def __init__(self, event: RebalanceEvent, not_before: float, awaits: set[Work]) -> None:
-        self.event = event
-        self.since = not_before
-        self.not_before = not_before
-        self.awaits = awaits
-        self.phase = Phase.PENDING
-        self.begun = 0.0
-        self.changes: list[Change] = []
-        self.open = 0
-        self.replayed: set[str] = set()
-        self.superseded = False
-        self.replay = False
+def _subject(event: Event) -> Hashable | None:
+    if isinstance(event, NODE_EVENTS):
+        return ("node", event.node.id)
+    if isinstance(event, _PARTITION_NEWS):
+        return ("partition", event.partition_id)
+    return None
 
 
-class Deadlines(Generic[K]):
-    """Deadlines that are mostly called off. Deadlines of equal delays come in the order in which
-    they were set, so one queue for each delay keeps them sorted; there are few delays.
-    """
-
-    def __init__(self) -> None:
-        self._by_delay: dict[float, OrderedDict[K, float]] = {}
-
-    def set(self, key: K, delay: float, now: float) -> None:
-        queue = self._by_delay.get(delay)
-        if queue is None:
-            queue = self._by_delay[delay] = OrderedDict()
-        queue[key] = now + delay
-
-    def cancel(self, key: K, delay: float) -> None:
-        queue = self._by_delay.get(delay)
-        if queue is not None:
-            queue.pop(key, None)
-
-    def first(self) -> float | None:
-        """The next deadline."""
-        heads = [next(iter(queue.values())) for queue in self._by_delay.values() if queue]
-        return min(heads, default=None)
-
-    def due(self, now: float) -> list[K]:
-        """Takes out all whose deadline has come, the earliest first."""
-        found: list[tuple[float, K]] = []
-        for queue in self._by_delay.values():
-            while queue:
-                key, deadline = next(iter(queue.items()))
-                if deadline > now:
-                    break
-                del queue[key]
-                found.append((deadline, key))
-        found.sort(key=lambda pair: pair[0])
-        return [key for _, key in found]
+def _hook_key(spec: HookSpec) -> Hashable:
+    """The same for the same function, however often and for whatever kinds it is registered."""
+    try:
+        hash(spec.fn)
+    except TypeError:
+        return ("hook", id(spec.fn))
+    return ("hook", spec.fn)

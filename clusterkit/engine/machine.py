@@ -17,7 +17,7 @@ told, ``receipts`` what others are told of that, ``assessment`` the health, ``de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from ..core import local_events, membership, ownership, plan
@@ -220,9 +220,11 @@ class Machine:
         self._sign_of_life.failing = failing
         return self._done(at)
 
-    def job_ended(self, job_id: int, error: BaseException | None, at: Instant) -> list[Effect]:
-        """A hook has ended."""
-        self._delivery.job_ended(job_id, error, at)
+    def jobs_ended(
+        self, ends: Iterable[tuple[int, BaseException | None]], at: Instant
+    ) -> list[Effect]:
+        """Runs of hooks have ended, each with an error, or well."""
+        self._delivery.jobs_ended(ends, at)
         return self._done(at)
 
     def hook_added(self, spec: HookSpec, at: Instant) -> list[Effect]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..metrics import HookOutcome, MetricsSink
-from .executors import JobEnded
 from .jobs import HookTimedOut, Job, RebalanceCompleted
+from .runs import JobEnded
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +32,12 @@ class Measure:
             except Exception as e:
                 self._fail(e)
 
-    def hook_ended(self, ended: JobEnded) -> None:
-        """A run is over. One that was out of time has been told of then."""
-        if self._sink is not None and ended.job is not None and ended.outcome is not None:
-            self._hook(ended.job, ended.outcome, ended.seconds)
+    def hooks_ended(self, ends: Iterable[JobEnded]) -> None:
+        """Runs are over. One that was out of time has been told of then."""
+        if self._sink is not None:
+            for ended in ends:
+                if ended.outcome is not None:
+                    self._hook(ended.job, ended.outcome, ended.seconds)
 
     def timed_out(self, action: HookTimedOut) -> None:
         """A run is out of time."""

@@ -35,13 +35,14 @@ from .checks import Checks, HealthCheck
 from .comparison import ReadView
 from .departures import CloseHistory
 from .errands import Errands
-from .executors import Executors, JobEnded
+from .executors import Executors
 from .identity import abandon
-from .jobs import CancelJob, HookSlow, HookTimedOut, RebalanceCompleted, StartJob
+from .jobs import CancelJob, HookSlow, HookTimedOut, RebalanceCompleted, StartJobs
 from .join import DisplacedError, Joiner, Profile
 from .machine import Machine
 from .measure import Measure
 from .pruning import PruneHistory
+from .runs import JobEnded
 from .session import KeepAlive, LeaseDoubted, LeaseLost, LeaseProven, Session
 from .snapshot import Snapshot
 from .watcher import Changed, Reread, WatchBroke, Watcher
@@ -86,6 +87,11 @@ class _Checked:
 
 
 @dataclass(frozen=True, slots=True)
+class _JobsEnded:
+    ends: list[JobEnded]
+
+
+@dataclass(frozen=True, slots=True)
 class _AddHook:
     spec: HookSpec
 
@@ -123,7 +129,7 @@ _Message: TypeAlias = (
     | LeaseDoubted
     | LeaseLost
     | LeaseProven
-    | JobEnded
+    | _JobsEnded
 )
 
 
@@ -158,7 +164,7 @@ class Runner:
         keys: Keys,
         machine: Machine,
         profile: Profile | None,
-        executors: Callable[[Callable[[JobEnded], None]], Executors],
+        executors: Callable[[Callable[[list[JobEnded]], None]], Executors],
         connect_timeout: float,
         call_timeout: float,
         checks: Callable[[Callable[[tuple[str, ...]], None]], Checks] | None = None,
@@ -173,7 +179,7 @@ class Runner:
         self._connect_timeout = connect_timeout
         self._call_timeout = call_timeout
         self._queue: queue.SimpleQueue[_Message] = queue.SimpleQueue()
-        self._executors = executors(self._queue.put)
+        self._executors = executors(lambda ends: self._queue.put(_JobsEnded(ends)))
         self._checks: Checks | None = None
         if checks is not None:
             self._checks = checks(lambda failing: self._queue.put(_Checked(failing)))
@@ -500,9 +506,9 @@ class Runner:
         match message:
             case None:
                 return self._machine.tick(at)
-            case JobEnded(job_id, error):
-                self._measure.hook_ended(message)
-                return self._machine.job_ended(job_id, error, at)
+            case _JobsEnded(ends):
+                self._measure.hooks_ended(ends)
+                return self._machine.jobs_ended([(e.job.id, e.error) for e in ends], at)
             case Changed(batch):
                 return self._machine.changed(batch, at)
             case LeaseDoubted() | LeaseLost() | LeaseProven():
@@ -531,8 +537,8 @@ class Runner:
 
     def _carry_out(self, effect: fx.Effect) -> None:
         match effect:
-            case StartJob(job):
-                self._executors.start(job)
+            case StartJobs(jobs):
+                self._executors.start(jobs)
             case fx.Publish(snapshot):
                 self.snapshot = snapshot
             case CancelJob(job_id, reason):

@@ -8,9 +8,10 @@ from __future__ import annotations
 import itertools
 from collections import deque
 
-from ..hooks import DEFAULT, HookSpec
-from .jobs import Action, Job, StartJob
-from .lanes import Deadlines, State, Work
+from ..hooks import DEFAULT
+from .deadlines import Deadlines
+from .jobs import Action, Job, StartJobs
+from .work import BACKOFF, OVER, READY, RUNNING, ZOMBIE, Change, News, Work
 
 _FIRST_BACKOFF_SECONDS = 0.1
 _LONGEST_BACKOFF_SECONDS = 10.0
@@ -20,7 +21,6 @@ class Slots:
     """Ready work, running work, and work that is out of time and has not ended (zombies).
 
     Attributes:
-        running: Runs in a slot.
         queued: Hooks of news, and changes, that are neither running nor over. Whoever makes work
             or settles a change counts it; here it is counted off when it runs.
         zombies: Work that is out of time and has not ended, by job id.
@@ -42,117 +42,145 @@ class Slots:
         self._migration_timeout = migration_timeout
         self._slow_after = slow_after
         self._grace = grace
-        self.running = 0
         self.queued = 0
         self.zombies: dict[int, Work] = {}
         self._running_changes = 0
-        self._runs: dict[int, Work] = {}
-        self._job_ids = itertools.count(1)
-        self._ready_news: deque[Work] = deque()
-        self._ready_changes: deque[Work] = deque()
+        # What runs, by job id, in the order of the starts: not yet slow, and slow. Most runs end
+        # long before they are slow, so only a slow one, or one that may not even take so long, has
+        # a time-out in the books.
+        self._young: dict[int, Work] = {}
+        self._slow: dict[int, Work] = {}
         self._timeouts: Deadlines[Work] = Deadlines()
-        self._slows: Deadlines[Work] = Deadlines()
+        self._job_ids = itertools.count(1)
+        self._ready_news: deque[News] = deque()
+        self._ready_changes: deque[Change] = deque()
         self._backoffs: Deadlines[Work] = Deadlines()
         self._graces: Deadlines[Work] = Deadlines()
 
     @property
+    def running(self) -> int:
+        """Runs in a slot."""
+        return len(self._young) + len(self._slow)
+
+    @property
     def empty(self) -> bool:
-        return not self._runs and not self.queued
+        return not (self._young or self._slow or self.zombies or self.queued)
 
     def ready(self, work: Work) -> None:
         """Work that may run as soon as a slot is free."""
-        work.state = State.READY
-        (self._ready_news if work.change is None else self._ready_changes).append(work)
+        work.state = READY
+        if isinstance(work, Change):
+            self._ready_changes.append(work)
+        elif isinstance(work, News):
+            self._ready_news.append(work)
 
     def fill(self, now: float, out: list[Action]) -> None:
         """Fills the free slots, news first."""
-        while self._ready_news and self.running < self._slots:
-            self._start(self._ready_news.popleft(), now, out)
-        while (
-            self._ready_changes
-            and self.running < self._slots
-            and self._running_changes < self._change_slots
-            and len(self.zombies) < self._slots
-        ):
-            work = self._ready_changes.popleft()
-            if work.state is State.READY:  # else it was called off
-                self._start(work, now, out)
+        jobs: list[Job] = []
+        news = self._ready_news
+        while news and self.running < self._slots:
+            work = news.popleft()
+            jobs.append(self._start(work, work.replayed, self._hook_timeout, now))
+        changes = self._ready_changes
+        if changes and len(self.zombies) < self._slots:
+            free = min(self._slots - self.running, self._change_slots - self._running_changes)
+            while free > 0 and changes:
+                change = changes.popleft()
+                if change.state is not READY:
+                    continue  # it was called off
+                if change.attempts < change.attempt:
+                    change.attempts = change.attempt
+                passage = change.rebalance
+                replayed = passage.replay or (
+                    bool(passage.replayed) and change.event.event_id in passage.replayed
+                )
+                jobs.append(self._start(change, replayed, self._migration_timeout, now))
+                self._running_changes += 1
+                free -= 1
+        if jobs:
+            self.queued -= len(jobs)
+            out.append(StartJobs(jobs))
 
-    def _start(self, work: Work, now: float, out: list[Action]) -> None:
-        spec, change = work.spec, work.change
-        replayed = work.replayed
-        if change is not None:
-            self._running_changes += 1
-            change.attempts = max(change.attempts, work.attempt)
-            rebalance = change.rebalance
-            replayed = rebalance.replay or work.event.event_id in rebalance.replayed
-        timeout = self._timeout(spec)
-        job = Job(next(self._job_ids), spec, work.event, work.args, work.attempt, timeout, replayed)
-        work.state = State.RUNNING
+    def _start(self, work: Work, replayed: bool, usual_timeout: float | None, now: float) -> Job:
+        spec = work.spec
+        timeout = usual_timeout if spec.timeout is DEFAULT else spec.timeout
+        job_id = next(self._job_ids)
+        job = Job(job_id, spec, work.event, work.args, work.attempt, timeout, replayed)
+        work.state = RUNNING
         work.job = job
-        self._runs[job.id] = work
-        self.running += 1
-        self.queued -= 1
-        if timeout is not None:
+        work.started = now
+        self._young[job_id] = work
+        if timeout is not None and timeout <= self._slow_after:
             self._timeouts.set(work, timeout, now)
-        self._slows.set(work, self._slow_after, now)
-        out.append(StartJob(job))
-
-    def _timeout(self, spec: HookSpec) -> float | None:
-        if spec.timeout is not DEFAULT:
-            return spec.timeout
-        change = spec.kind == "partition_change"
-        return self._migration_timeout if change else self._hook_timeout
+        return job
 
     def ended(self, job_id: int) -> Work | None:
         """The work whose run has really ended, with its slot free; None if nothing is known of it.
 
         Its state tells what it was: RUNNING or ZOMBIE.
         """
-        work = self._runs.pop(job_id, None)
+        work = self._young.pop(job_id, None)
         if work is None:
-            return None
-        if work.state is State.ZOMBIE:
-            del self.zombies[job_id]
-            self._graces.cancel(work, self._grace)
+            work = self._slow.pop(job_id, None)
+            if work is None:
+                work = self.zombies.pop(job_id, None)
+                if work is not None:
+                    self._graces.cancel(work, self._grace)
+                return work
+            self._no_timeout(work, slow=True)
         else:
-            self._leave_slot(work)
+            self._no_timeout(work, slow=False)
+        if isinstance(work, Change):
+            self._running_changes -= 1
         return work
+
+    def _no_timeout(self, work: Work, *, slow: bool) -> None:
+        timeout = job_of(work).timeout
+        if timeout is not None and (slow or timeout <= self._slow_after):
+            early = timeout <= self._slow_after
+            self._timeouts.cancel(work, timeout if early else timeout - self._slow_after)
 
     def out_of_time(self, work: Work, now: float) -> None:
         """Makes running work a zombie, and gives its slot back."""
-        self._leave_slot(work)
-        work.state = State.ZOMBIE
-        self.zombies[job_of(work).id] = work
+        job_id = job_of(work).id
+        self.ended(job_id)
+        work.state = ZOMBIE
+        self.zombies[job_id] = work
         self._graces.set(work, self._grace, now)
 
     def back_off(self, work: Work, now: float) -> None:
         """Keeps work whose run has failed, until it is time for its next attempt."""
-        work.state = State.BACKOFF
+        work.state = BACKOFF
+        self.queued += 1
         self._backoffs.set(work, _backoff(work.attempt), now)
 
     def call_off(self, work: Work) -> None:
         """Takes back work that is ready, or waits for its next attempt."""
-        if work.state is State.BACKOFF:
+        if work.state is BACKOFF:
             self._backoffs.cancel(work, _backoff(work.attempt))
-        work.state = State.OVER
-
-    def _leave_slot(self, work: Work) -> None:
-        timeout = job_of(work).timeout
-        self.running -= 1
-        if work.change is not None:
-            self._running_changes -= 1
-        if timeout is not None:
-            self._timeouts.cancel(work, timeout)
-        self._slows.cancel(work, self._slow_after)
+        work.state = OVER
 
     # -- time -------------------------------------------------------------------------------
 
-    def due_timeouts(self, now: float) -> list[Work]:
-        return self._timeouts.due(now)
-
     def due_slow(self, now: float) -> list[Work]:
-        return self._slows.due(now)
+        """What has become slow; from here on its time-out is in the books."""
+        found: list[Work] = []
+        for job_id, work in self._young.items():
+            slow_at = work.started + self._slow_after
+            if slow_at > now:
+                break
+            found.append(work)
+            self._slow[job_id] = work
+            timeout = job_of(work).timeout
+            if timeout is not None and timeout > self._slow_after:
+                self._timeouts.set(work, timeout - self._slow_after, slow_at)
+        for work in found:
+            del self._young[job_of(work).id]
+        return found
+
+    def due_timeouts(self, now: float) -> list[Work]:
+        """What is out of time; to be asked after ``due_slow``."""
+        return self._timeouts.due(now)
 
     def due_stuck(self, now: float) -> list[Work]:
         """Zombies that have had their grace."""
@@ -166,9 +194,10 @@ class Slots:
 
     def wake_at(self) -> float | None:
         """The next deadline of any kind."""
-        kinds = (self._timeouts, self._slows, self._backoffs, self._graces)
-        firsts = [deadlines.first() for deadlines in kinds]
-        return min((first for first in firsts if first is not None), default=None)
+        times = [kind.first() for kind in (self._timeouts, self._backoffs, self._graces)]
+        if self._young:
+            times.append(next(iter(self._young.values())).started + self._slow_after)
+        return min((time for time in times if time is not None), default=None)
 
 
 def job_of(work: Work) -> Job:

@@ -35,7 +35,7 @@ from clusterkit.engine.jobs import (
     Job,
     RebalanceCompleted,
     RebalanceStarted,
-    StartJob,
+    StartJobs,
 )
 from clusterkit.events import (
     ClusterHealthEvent,
@@ -260,7 +260,7 @@ class DispatcherMachine(RuleBasedStateMachine):
                 and job.attempt <= job.spec.retries
                 and job_id not in self.cancelled
             )
-            actions = self.dispatcher.ended(job_id, error, self.now)
+            actions = self.dispatcher.ended([(job_id, error)], self.now)
             failed = [a for a in actions if isinstance(a, HookFailed)]
             if error is None or quiet:
                 assert not failed
@@ -274,7 +274,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             self.take(actions)
         else:
             self.zombies.pop(job_id)
-            self.take(self.dispatcher.ended(job_id, error, self.now))
+            self.take(self.dispatcher.ended([(job_id, error)], self.now))
 
     @rule(seconds=st.sampled_from((0.0, 0.1, 1.0, 5.0, 31.0, 61.0)))
     def time_passes(self, seconds: float) -> None:
@@ -294,8 +294,9 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.note_who_lost_their_place()
         for action in actions:
             match action:
-                case StartJob(job):
-                    self.on_start(job)
+                case StartJobs(jobs):
+                    for job in jobs:
+                        self.on_start(job)
                 case CancelJob(job_id, reason):
                     assert reason in ("superseded", "timeout")
                     assert job_id in self.running or job_id in self.zombies
@@ -479,8 +480,8 @@ class DispatcherMachine(RuleBasedStateMachine):
         assert self.dispatcher.idle
         assert self.dispatcher.queued == 0
         assert self.dispatcher.running == 0
-        assert not self.dispatcher._lanes
-        assert not self.dispatcher._partitions
+        assert not self.dispatcher._news._lanes
+        assert not self.dispatcher._changes._occupants
         assert all(change.settled for change in self.changes.values())
         assert {(e, h) for e, h, _ in self.news_order} <= self.news_over, "no news is lost"
         for passage in self.passages.values():

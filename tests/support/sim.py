@@ -48,7 +48,7 @@ from clusterkit.engine.effects import (
     WriteReceipt,
 )
 from clusterkit.engine.errands import alive_txn, history_txn, prune_txn, receipt_txn
-from clusterkit.engine.jobs import Action, CancelJob, HookTimedOut, Job, StartJob
+from clusterkit.engine.jobs import Action, CancelJob, HookTimedOut, Job, StartJobs
 from clusterkit.engine.join import DisplacedError, Joiner, Profile
 from clusterkit.engine.machine import Machine
 from clusterkit.engine.pruning import PruneHistory
@@ -382,8 +382,9 @@ class Life:
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case StartJob(job):
-                self._run_hook(job)
+            case StartJobs(jobs):
+                for job in jobs:
+                    self._run_hook(job)
             case CancelJob(job_id, reason):
                 call = self.open.get(job_id)
                 if call is not None and call.mode == "slow":
@@ -475,7 +476,7 @@ class Life:
         if error is None:
             error = self._work(call)
         call.error = error
-        self.tell(self.machine.job_ended(call.job.id, error, self.at()))
+        self.tell(self.machine.jobs_ended([(call.job.id, error)], self.at()))
 
     def _work(self, call: Call) -> BaseException | None:
         match call.event:

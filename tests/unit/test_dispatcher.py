@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from clusterkit.engine.dispatcher import Dispatcher, HookTimeoutError
+from clusterkit.engine.dispatcher import Dispatcher
 from clusterkit.engine.jobs import (
     Action,
     CancelJob,
@@ -18,10 +18,11 @@ from clusterkit.engine.jobs import (
     HookFailed,
     HookSlow,
     HookTimedOut,
+    HookTimeoutError,
     Job,
     RebalanceCompleted,
     RebalanceStarted,
-    StartJob,
+    StartJobs,
 )
 from clusterkit.events import (
     ChangeReason,
@@ -140,8 +141,9 @@ class Lab:
         actions = list(actions)
         self.log += actions
         for action in actions:
-            if isinstance(action, StartJob):
-                self.running.setdefault(action.job.spec.name, []).append(action.job)
+            if isinstance(action, StartJobs):
+                for job in action.jobs:
+                    self.running.setdefault(job.spec.name, []).append(job)
         return actions
 
     def join(self, event: NodeJoinEvent) -> list[Action]:
@@ -163,7 +165,7 @@ class Lab:
     def end(self, name: str, error: BaseException | None = None) -> list[Action]:
         """Ends the oldest run of a hook."""
         job = self.running[name].pop(0)
-        return self.take(self.dispatcher.ended(job.id, error, self.now))
+        return self.take(self.dispatcher.ended([(job.id, error)], self.now))
 
     def sleep(self, seconds: float) -> list[Action]:
         self.now += seconds
@@ -175,7 +177,9 @@ class Lab:
 
 
 def starts(actions: Iterable[Action]) -> list[str]:
-    return [action.job.spec.name for action in actions if isinstance(action, StartJob)]
+    return [
+        job.spec.name for action in actions if isinstance(action, StartJobs) for job in action.jobs
+    ]
 
 
 def of(kind: type[Action], actions: Iterable[Action]) -> list[Action]:
@@ -252,8 +256,8 @@ def test_extra_arguments_reach_the_hook() -> None:
     lab = Lab(all_hooks())
     event = fenced()
     (action,) = lab.dispatcher.news("fenced", event, 0.0, "more")
-    assert isinstance(action, StartJob)
-    assert action.job.args == (event, "more")
+    assert isinstance(action, StartJobs)
+    assert [job.args for job in action.jobs] == [(event, "more")]
 
 
 # -- one rebalance --------------------------------------------------------------------------
@@ -617,7 +621,7 @@ def test_the_end_of_an_unknown_job_is_ignored() -> None:
     lab.fence()
     job = lab.running["fenced"][0]
     lab.end("fenced")
-    assert lab.dispatcher.ended(job.id, ValueError(), lab.now) == []
+    assert lab.dispatcher.ended([(job.id, ValueError())], lab.now) == []
     assert lab.dispatcher.failures == 0
 
 
@@ -886,9 +890,9 @@ def drive(dispatcher: Dispatcher, changes: list[PartitionChangeEvent]) -> int:
     while pending:
         more: list[Action] = []
         for action in pending:
-            if isinstance(action, StartJob):
-                done += 1
-                more += dispatcher.ended(action.job.id, None, 0.0)
+            if isinstance(action, StartJobs):
+                done += len(action.jobs)
+                more += dispatcher.ended([(job.id, None) for job in action.jobs], 0.0)
         pending = more
     return done
 

@@ -16,8 +16,9 @@ from queue import SimpleQueue
 
 import pytest
 
-from clusterkit.engine.executors import Executors, HookLoopError, JobEnded, in_hook
+from clusterkit.engine.executors import Executors, HookLoopError, in_hook
 from clusterkit.engine.jobs import Job
+from clusterkit.engine.runs import JobEnded
 from clusterkit.events import FencedEvent
 from clusterkit.hooks import HookCancelledError, HookContext, Hooks, hook_context
 
@@ -34,11 +35,15 @@ class Lab:
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None, idle: float = 5.0) -> None:
         self.reports: SimpleQueue[JobEnded] = SimpleQueue()
         self.executors = Executors(
-            self.reports.put,
+            self._report,
             loop=loop,
             context=contextvars.copy_context(),
             idle_seconds=idle,
         )
+
+    def _report(self, ends: list[JobEnded]) -> None:
+        for end in ends:
+            self.reports.put(end)
 
     def job(
         self, fn: Callable[..., object], *, timeout: float | None = None, attempt: int = 1
@@ -52,7 +57,7 @@ class Lab:
 
     def start(self, fn: Callable[..., object]) -> Job:
         job = self.job(fn)
-        self.executors.start(job)
+        self.executors.start([job])
         return job
 
     def ended(self) -> JobEnded:
@@ -61,7 +66,7 @@ class Lab:
     def run(self, fn: Callable[..., object]) -> BaseException | None:
         job = self.start(fn)
         end = self.ended()
-        assert end.job_id == job.id
+        assert end.job is job
         return end.error
 
 
@@ -89,13 +94,13 @@ def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 def well(end: JobEnded, job: Job) -> bool:
     """Whether it is the good end of a job."""
-    return (end.job_id, end.error, end.job, end.outcome) == (job.id, None, job, "ok")
+    return (end.job, end.error, end.outcome) == (job, None, "ok")
 
 
 def test_a_function_runs_on_a_worker_thread_with_its_event(lab: Lab) -> None:
     seen: list[tuple[str, int]] = []
     job = lab.job(lambda e: seen.append((threading.current_thread().name, e.revision)))
-    lab.executors.start(job)
+    lab.executors.start([job])
     assert well(lab.ended(), job)
     assert seen == [("clusterkit-hook-1", 7)]
 
@@ -120,7 +125,7 @@ def test_every_kind_of_callable_that_awaits_runs_on_the_loop(lab: Lab) -> None:
 
     for fn in (note, Caller(), Caller().method, partial(note, 1), partial(Caller(), ())):
         job = lab.job(fn) if not isinstance(fn, partial) else lab.job(partial(note, 1))
-        lab.executors.start(job)
+        lab.executors.start([job])
         assert lab.ended().error is None
     assert names == ["clusterkit-hook-loop"] * 5
     names.clear()
@@ -171,7 +176,7 @@ def test_a_hook_sees_its_own_hook_context(lab: Lab) -> None:
     seen: list[HookContext] = []
     before = datetime.now(UTC)
     job = lab.job(lambda e: seen.append(hook_context()), timeout=60, attempt=3)
-    lab.executors.start(job)
+    lab.executors.start([job])
     assert lab.ended().error is None
     context = seen[0]
     assert (context.event_id, context.attempt, context.replayed) == ("fenced-7", 3, False)
@@ -320,7 +325,7 @@ def test_a_coroutine_that_resists_is_reported_when_it_ends(lab: Lab) -> None:
     assert lab.executors.is_running(job.id)
     loops[0].call_soon_threadsafe(release.set)
     end = lab.ended()
-    assert (end.job_id, end.error) == (job.id, None)
+    assert (end.job.id, end.error) == (job.id, None)
     assert end.outcome is None, "it was counted when it was out of time"
 
 
@@ -343,7 +348,7 @@ def test_a_coroutine_cancelled_before_its_first_step_is_reported() -> None:
         jobs = [lab.start(hook), lab.start(makes)]
         lab.executors.cancel(jobs[0].id, "superseded")
         block.set()
-        ends = {end.job_id: end.error for end in (lab.ended(), lab.ended())}
+        ends = {end.job.id: end.error for end in (lab.ended(), lab.ended())}
         assert isinstance(ends[jobs[0].id], HookCancelledError)
         assert ends[jobs[1].id] is None
         lab.executors.close(WAIT)

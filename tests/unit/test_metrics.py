@@ -11,9 +11,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from clusterkit.admin.prometheus import PrometheusMetrics
-from clusterkit.engine.executors import JobEnded
 from clusterkit.engine.jobs import HookTimedOut, Job, RebalanceCompleted
 from clusterkit.engine.measure import Measure
+from clusterkit.engine.runs import JobEnded
 from clusterkit.hooks import HookKind, Hooks
 from clusterkit.metrics import HookOutcome, Metrics
 from clusterkit.model import Stats
@@ -52,14 +52,14 @@ def job(timeout: float | None = 30.0) -> Job:
 
 
 def tell_all(measure: Measure) -> None:
-    ended = JobEnded(1, None, job(), "ok", 0.5)
+    ended = JobEnded(job(), None, "ok", 0.5)
     measure.open()
-    measure.hook_ended(ended)
-    measure.hook_ended(replace(ended, outcome=None))  # counted before, as out of time
+    measure.hooks_ended([ended])
+    measure.hooks_ended([replace(ended, outcome=None)])  # counted before, as out of time
     measure.timed_out(HookTimedOut(job(2.0)))
     measure.rebalance_ended(RebalanceCompleted(passage(), 3.0, superseded=False))
     measure.close()
-    measure.hook_ended(ended)  # too late
+    measure.hooks_ended([ended])  # too late
 
 
 def test_everything_is_handed_over_once_and_nothing_after_the_end() -> None:
