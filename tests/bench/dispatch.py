@@ -55,9 +55,9 @@ def rows(endpoint: str, rounds: int) -> list[Row]:
         ("kit, def / to_thread each", kit(function), to_thread, None, "counting"),
         ("kit, def / a bare pool, no time-outs", kit(function), pool, None, "counting"),
     ):
-        seconds = duel(partial(_counted, ours, sink), partial(_counted, theirs, sink), rounds)
-        rates = (EVENTS / taken for taken in seconds)
-        found.append(at_least(f"dispatch, {name}, {sink} sink", *rates, "events/s", target))
+        mine, other = duel(partial(_counted, ours, sink), partial(_counted, theirs, sink), rounds)
+        work = f"dispatch, {name}, {sink} sink"
+        found.append(at_least(work, EVENTS / mine, EVENTS / other, "events/s", target))
     return found
 
 

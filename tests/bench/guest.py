@@ -44,7 +44,9 @@ class Guest:
         now = datetime.now(UTC)
         nothing = MappingProxyType[str, str]({})
         name = f"{next(self._numbers):032x}"
-        node = Node(GUEST, "guest.test:1", nothing, None, self._weight, nothing, name, "active", now)
+        node = Node(
+            GUEST, "guest.test:1", nothing, None, self._weight, nothing, name, "active", now
+        )
         self._here = NodeRecord(node, name, "memory", None, False, Process())
         return Txn(
             (),
@@ -80,4 +82,6 @@ class Guest:
         e: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        if self._here is not None:
+            self.move()
         self._store.close()
