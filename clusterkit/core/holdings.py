@@ -208,6 +208,16 @@ class Holdings:
 
         return sorted(proven, key=order) + sorted(doubtful, key=order)
 
+    def has_holder(self, gain: Gain, row: Row, members: Collection[str]) -> bool:
+        """Whether another holder, and member, is proven to have the data: one of ``sources``."""
+        unproven = self._unproven
+        return any(
+            node_id != gain.node_id
+            and node_id in members
+            and gain.index not in unproven.get(node_id, ())
+            for node_id in row
+        )
+
     def keeps(self, gain: Gain) -> bool:
         """Whether the node that gains the partition has kept its copy from before."""
         return self._keepers.get(gain.index, {}).get(gain.node_id) == 0
