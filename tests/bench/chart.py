@@ -22,7 +22,8 @@ def svg(rows: Sequence[Row], caption: str) -> str:
         f'<rect width="{_WIDTH}" height="{height}" fill="white"/>',
         (
             f'<text x="{_LEFT}" y="22" font-size="14">{escape(caption)}: '
-            f'<tspan fill="{_OURS}">the kit</tspan> and <tspan fill="{_PEER}">its peer</tspan></text>'
+            f'<tspan fill="{_OURS}">the kit</tspan> and '
+            f'<tspan fill="{_PEER}">its peer</tspan></text>'
         ),
     ]
     for number, row in enumerate(rows):

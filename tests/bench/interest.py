@@ -59,9 +59,9 @@ def rows(rounds: int) -> list[Line]:
                     found[name].append(taken)
 
     def each(name: str, of: Callable[[_Taken], float]) -> float:
-        """Microseconds for each gain, beyond what a rebalance without any takes."""
+        """Microseconds for each gain, beyond what a rebalance without any takes; never below 0."""
         some, none = median(map(of, found[name])), median(map(of, found["none"]))
-        return (some - none) / found[name][0].gains * 1e6
+        return max(0.0, some - none) / found[name][0].gains * 1e6
 
     def planning(taken: _Taken) -> float:
         return taken.planned

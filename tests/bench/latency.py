@@ -21,6 +21,7 @@ from .common import Row, at_most, tidy, untidied
 from .guest import Guest
 
 MEDIAN, P99 = 1.5, 2.0
+PARTITIONS = 64  # as many as a cluster has unless told otherwise
 WARM_UP = 40
 PATIENCE = 30.0
 
@@ -70,7 +71,7 @@ def _latencies(
 ) -> tuple[list[float], list[float]]:
     prefix = new_prefix()
     hooked: Seen = queue.SimpleQueue()
-    kit = ClusterKit(**options(endpoint, prefix, "stays", partitions=64))
+    kit = ClusterKit(**options(endpoint, prefix, "stays", partitions=PARTITIONS))
     hook = make(hooked)
     kit.on_node_leave(hook)
     ours: list[float] = []
