@@ -74,9 +74,12 @@ chaos: $(VENV)/.installed-dev ## faults on real processes for MINUTES=20, then a
 test-docker: $(VENV)/.installed-dev ## kits on etcd in Docker whose members die and are cut off
 	$(BIN)/pytest tests/docker
 
-.PHONY: figures
+.PHONY: figures bench
 figures: $(VENV)/.installed-dev ## measures leaves, fencing and outages; ARGS="--only kill --ttl 2,30"
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench: $(VENV)/.installed-dev ## hooks beside plain code that does the same; ARGS="--only dispatch --quick"
+	$(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: lint format
 lint: $(VENV)/.installed-dev ## ruff, mypy strict, the import contracts

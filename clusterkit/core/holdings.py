@@ -109,16 +109,20 @@ class Holdings:
                     continue
                 pairs = self._unproven.get(node_id, {})
                 rank = pairs.get(index, 0)
-                kept[node_id] = min(rank, kept.get(node_id, rank))
+                known = kept.get(node_id)
+                if known is None or rank < known:
+                    kept[node_id] = rank
                 if node_id not in row and pairs.pop(index, None) is not None:
                     self._uncount(index)
             if not kept and index not in self._unknown:
                 self._fresh.add(index)
-            # Keepers that are back missed writes, unless nobody who could have taken them is left.
-            all_back = all(r == 0 and n in row and n not in before for n, r in kept.items())
             for place, node_id in enumerate(row):
                 if node_id not in before or node_id in reset:
-                    needs_data = not (all_back and node_id in kept)
+                    # A keeper that is back missed writes, unless all keepers are back: then nobody
+                    # who could have taken them is left.
+                    needs_data = node_id not in kept or not all(
+                        r == 0 and n in row and n not in before for n, r in kept.items()
+                    )
                     gains.append(Gain(index, node_id, epoch, needs_data))
                     if needs_data:
                         self._doubt(node_id, index, epoch)
@@ -207,6 +211,16 @@ class Holdings:
             return node_id != old_primary, -(receipt.epoch if receipt else 0)
 
         return sorted(proven, key=order) + sorted(doubtful, key=order)
+
+    def has_holder(self, gain: Gain, row: Row, members: Collection[str]) -> bool:
+        """Whether another holder, and member, is proven to have the data: one of ``sources``."""
+        unproven = self._unproven
+        return any(
+            node_id != gain.node_id
+            and node_id in members
+            and gain.index not in unproven.get(node_id, ())
+            for node_id in row
+        )
 
     def keeps(self, gain: Gain) -> bool:
         """Whether the node that gains the partition has kept its copy from before."""

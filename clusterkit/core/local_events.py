@@ -19,10 +19,11 @@ def role_events(
 ) -> Iterator[PartitionRoleEvent]:
     """How a node's roles differ from those that it was told last; ``stay`` is its id and nonce."""
     node_id, nonce = stay
+    epoch = state.epoch
     for change in role_changes(told, rows, node_id):
         name = partition_id(change.index)
         # The end of a stay takes the roles away in the epoch that gave them.
-        of_role = f"{state.epoch}/{change.new or 'none'}"
+        of_role = f"{epoch}/{change.new or 'none'}"
         yield PartitionRoleEvent(
             timestamp=now,
             revision=state.revision,
@@ -30,7 +31,7 @@ def role_events(
             partition_id=name,
             old_role=change.old,
             new_role=change.new,
-            epoch=state.epoch,
+            epoch=epoch,
         )
 
 
@@ -47,7 +48,8 @@ def lost_events(
         last = old_rows[gain.index] if gain.index < len(old_rows) else ()
         if not gain.needs_data or not last or holdings.keeps(gain):
             continue
-        if holdings.sources(
+        # The first question is cheap, and answers nearly all.
+        if holdings.has_holder(gain, rows[gain.index], state.members) or holdings.sources(
             gain,
             rows[gain.index],
             old_primary=None,

@@ -122,6 +122,10 @@ class Delivery:
         self._settle_at = self._retry_at = None
         self._take(self._dispatcher.halt(at.mono), at)
 
+    def wants(self, kind: HookKind) -> bool:
+        """Whether there is any hook for news of this kind."""
+        return self._dispatcher.wants(kind)
+
     def awaits(self, kind: HookKind) -> bool:
         """Whether a hook for news of this kind is queued, or runs and still has time."""
         return self._dispatcher.awaits(kind)

@@ -235,6 +235,10 @@ class Dispatcher:
         """Whether there is any hook of this kind."""
         return bool(self._interest.of(kind))
 
+    def wants(self, kind: HookKind) -> bool:
+        """Whether there is any hook of this kind, so that others' events need not be made."""
+        return kind in self._specs
+
     @property
     def zombies(self) -> tuple[str, ...]:
         """The names of the hooks of runs that are out of time and have not ended."""

@@ -357,6 +357,8 @@ class Machine:
     def _tell_roles(self, rows: Sequence[Row], at: Instant) -> None:
         """Tells how this process's roles differ from those that it was told last."""
         told, self._told_rows = self._told_rows, rows
+        if not self._delivery.wants("partition_role"):
+            return  # node hooks wait behind this, so nothing is made for nobody
         stay = self._me, str(self._stay.expected)
         for event in local_events.role_events(told, rows, self._state, stay, at.wall):
             self._delivery.news("partition_role", event, at)

@@ -16,15 +16,27 @@ class Proxies:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+        self._proxies: list[Proxy] = []
 
     def new(self) -> Proxy:
         proxy = Proxy(self._target, self._loop)
+        self._proxies.append(proxy)
         asyncio.run_coroutine_threadsafe(proxy.serve(), self._loop).result(5.0)
         return proxy
 
     def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(5.0)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5.0)
+        self._loop.close()
+
+    async def _end(self) -> None:
+        for proxy in self._proxies:
+            proxy.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Proxy:
@@ -42,6 +54,10 @@ class Proxy:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         host, port = self._server.sockets[0].getsockname()
         self.endpoint = f"{host}:{port}"
+
+    def close(self) -> None:
+        """Takes no more connections. Call it on the loop."""
+        self._server.close()
 
     def cut(self) -> None:
         """Forwards nothing more; what was cut through stays open."""

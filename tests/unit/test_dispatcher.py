@@ -367,6 +367,18 @@ def test_interest_tells_which_changes_need_not_be_built(mine: list[bool], intere
     assert Lab(hooks).dispatcher.change_interest == interest
 
 
+def test_it_tells_of_which_kinds_there_are_hooks_late_ones_too() -> None:
+    hooks = Hooks()
+    hooks.on_node_join(noop)
+    dispatcher = Lab(hooks).dispatcher
+    assert dispatcher.wants("node_join")
+    assert not dispatcher.wants("partition_role")
+    late = Hooks()
+    late.on_partition_role(noop)
+    dispatcher.late(late._specs()[0], (), 0.0)
+    assert dispatcher.wants("partition_role")
+
+
 def test_replayed_changes_say_so() -> None:
     lab = Lab(all_hooks())
     lab.rebalance(change(1), change(2), replayed=("change-2-me-1",))

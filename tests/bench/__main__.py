@@ -1,0 +1,67 @@
+"""Measures hooks beside their peers, prints a table, and writes ``build/bench/results.json``.
+
+A missed target is reported; only with ``--check`` is it an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from clusterkit.testing import EmbeddedEtcd
+
+from . import blocked, chart, dispatch, interest, latency
+from .common import Row
+
+OUT = Path("build/bench")
+FAMILIES = ("dispatch", "interest", "latency", "blocked")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
+    parser.add_argument("--only", default="", help=f"of: {','.join(FAMILIES)}")
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions, rougher figures")
+    parser.add_argument("--check", action="store_true", help="a missed target is an error")
+    given = parser.parse_args()
+    quick: bool = given.quick
+    logging.disable()  # the library warns of all that is done to it here
+    found: list[Row] = []
+    with EmbeddedEtcd() as etcd:
+        families: dict[str, Callable[[], list[Row]]] = {
+            "dispatch": lambda: dispatch.rows(etcd.endpoint, 1 if quick else 5),
+            "interest": lambda: interest.rows(3 if quick else 9),
+            "latency": lambda: latency.rows(etcd.endpoint, 100 if quick else 500),
+            "blocked": lambda: blocked.rows(etcd.endpoint, *((50, 2) if quick else (300, 15))),
+        }
+        for name in given.only.split(",") if given.only else FAMILIES:
+            for row in families[name]():
+                found.append(row)
+                _show(row)
+    OUT.mkdir(parents=True, exist_ok=True)
+    results = OUT / "results.json"
+    results.write_text(json.dumps([asdict(row) for row in found], indent=2) + "\n")
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    picture = OUT / "results.svg"
+    picture.write_text(chart.svg(found, machine))
+    print(f"({machine}; {results}, {picture})")
+    return int(given.check and any(row.met is False for row in found))
+
+
+def _show(row: Row) -> None:
+    verdict = {True: "met", False: "MISSED", None: ""}[row.met]
+    print(
+        f"{row.work:<84} {row.ours:>10.4g} {row.peer:>10.4g} {row.unit:<9} "
+        f"{row.ratio:>6.2f}  {row.target or 'no target':<18} {verdict}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""What the events of other nodes' partitions cost a node whose only hook has ``mine=True``.
+
+It is measured where they arise: in ``Delivery``, which takes gains into the ledger, and makes
+them a plan and a rebalance. Time here is a number that is passed in, and no hook runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from statistics import median
+from types import MappingProxyType
+
+from clusterkit import Node
+from clusterkit.core.holdings import Gain, Holdings
+from clusterkit.core.membership import State
+from clusterkit.core.ownership import rows_of
+from clusterkit.core.placement import Row
+from clusterkit.core.plan import Cause
+from clusterkit.core.records import Alive, ClusterConfig, NodeRecord, Process, Receipt
+from clusterkit.engine.delivery import Delivery
+from clusterkit.engine.dispatcher import Dispatcher
+from clusterkit.engine.effects import Instant, Outbox
+from clusterkit.hooks import Hooks
+
+from .common import Row as Line
+from .common import tidy, untidied
+
+PARTITIONS = 20_000
+NODES = tuple(f"node-{i}" for i in range(5))
+ME, OTHERS = NODES[0], NODES[1:]
+MICROSECONDS = 0.2
+_AT = datetime(2026, 11, 25, tzinfo=UTC)
+_EPOCH = 10
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Seconds: to take the gains in, and to plan and begin the rebalance."""
+
+    added: float
+    planned: float
+    gains: int
+
+
+def rows(rounds: int) -> list[Line]:
+    """The cost of an event of another node's partition, beside one of this node's own."""
+    state = _state()
+    assigned = rows_of(state)
+    found: dict[str, list[_Taken]] = {"none": [], "mine": [], "others": []}
+    reset = {"none": (), "mine": (ME,), "others": OTHERS}
+    with untidied():
+        for number in range(rounds + 1):
+            for name, nodes in reset.items():
+                taken = _begin(state, assigned, nodes)
+                if number:
+                    found[name].append(taken)
+
+    def each(name: str, of: Callable[[_Taken], float]) -> float:
+        """Microseconds for each gain, beyond what a rebalance without any takes; never below 0."""
+        some, none = median(map(of, found[name])), median(map(of, found["none"]))
+        return max(0.0, some - none) / found[name][0].gains * 1e6
+
+    def planning(taken: _Taken) -> float:
+        return taken.planned
+
+    def everything(taken: _Taken) -> float:
+        return taken.added + taken.planned
+
+    theirs, own = each("others", planning), each("mine", planning)
+    whole, own_whole = each("others", everything), each("mine", everything)
+    count = found["others"][0].gains
+    return [
+        Line(
+            f"plan and rebalance, {count} events of others / an own one, mine=True",
+            theirs,
+            own,
+            "us/event",
+            theirs / own,
+            f"ours at most {MICROSECONDS:g}",
+            theirs <= MICROSECONDS,
+        ),
+        Line(
+            "the same with taking the gains into the ledger",
+            whole,
+            own_whole,
+            "us/event",
+            whole / own_whole,
+        ),
+    ]
+
+
+def _state() -> State:
+    nothing = MappingProxyType[str, str]({})
+    members = {
+        node_id: NodeRecord(
+            Node(node_id, f"{node_id}.test:1", nothing, None, 100, nothing, "i", "active", _AT),
+            f"nonce-of-{node_id}",
+            "memory",
+            None,
+            False,
+            Process(),
+        )
+        for node_id in NODES
+    }
+    return State(
+        revision=9,
+        cluster_id=1,
+        config=ClusterConfig(PARTITIONS, 1, "blake2b", 1, 7),
+        members=members,
+        alive={(node_id, "i"): Alive(m.nonce) for node_id, m in members.items()},
+        receipts={node_id: Receipt(m.nonce, _EPOCH - 1) for node_id, m in members.items()},
+    )
+
+
+def _begin(state: State, assigned: tuple[Row, ...], reset: Collection[str]) -> _Taken:
+    """These nodes have come back without their data: all that they hold is a gain."""
+    holdings = Holdings()
+    nonces = {node_id: m.nonce for node_id, m in state.members.items()}
+    holdings.assume(assigned, nonces, state.receipts, _EPOCH - 1)
+    gains: list[Gain] = holdings.advance(assigned, assigned, epoch=_EPOCH, reset=reset, gone=())
+    hooks = Hooks()
+    hooks.on_partition_change(mine=True)(lambda event: None)
+    delivery = Delivery(
+        Dispatcher(hooks._specs(), node_id=ME),
+        Outbox(),
+        node_id=ME,
+        incarnation="i",
+        settle_seconds=0.0,
+    )
+    delivery.ledger.start_from(assigned)
+    at = Instant(0.0, _AT)
+    tidy()
+    began = time.perf_counter()
+    delivery.gained(gains, [Cause("node_rejoin", None)], assigned, state, at)
+    added = time.perf_counter()
+    delivery.due(assigned, state, holdings, at)
+    return _Taken(added - began, time.perf_counter() - added, len(gains))
