@@ -232,12 +232,8 @@ class Dispatcher:
         return self._news.awaits(kind)
 
     def wants(self, kind: HookKind) -> bool:
-        """Whether there is any hook of this kind."""
-        return bool(self._interest.of(kind))
-
-    def wants(self, kind: HookKind) -> bool:
         """Whether there is any hook of this kind, so that others' events need not be made."""
-        return kind in self._specs
+        return bool(self._interest.of(kind))
 
     @property
     def zombies(self) -> tuple[str, ...]:

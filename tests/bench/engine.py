@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 
 from clusterkit import MetricsSink, Node, PartitionChangeEvent, RebalanceEvent
 from clusterkit.engine.dispatcher import Dispatcher
-from clusterkit.engine.executors import Executors, JobEnded
-from clusterkit.engine.jobs import Action, CancelJob, RebalanceCompleted, StartJob
+from clusterkit.engine.executors import Executors
+from clusterkit.engine.jobs import Action, CancelJob, RebalanceCompleted, StartJobs
 from clusterkit.engine.measure import Measure
+from clusterkit.engine.runs import JobEnded
 from clusterkit.hooks import Hooks
 
 from .common import tidy
@@ -53,7 +54,7 @@ class Engine:
     def __init__(
         self, hooks: Hooks, sink: MetricsSink, loop: asyncio.AbstractEventLoop | None
     ) -> None:
-        self._queue: queue.SimpleQueue[JobEnded] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[JobEnded]] = queue.SimpleQueue()
         self._executors = Executors(self._queue.put, loop=loop, context=contextvars.copy_context())
         self._dispatcher = Dispatcher(
             hooks._specs(), node_id=NODE, max_concurrent=LIMIT, migration_timeout=TIMEOUT
@@ -87,17 +88,17 @@ class Engine:
         wake_at = self._dispatcher.wake_at()
         timeout = None if wake_at is None else max(0.0, wake_at - time.monotonic())
         try:
-            ended = self._queue.get(timeout=timeout)
+            ends = self._queue.get(timeout=timeout)
         except queue.Empty:
             return self._dispatcher.tick(time.monotonic())
-        self._measure.hook_ended(ended)
-        return self._dispatcher.ended(ended.job_id, ended.error, time.monotonic())
+        self._measure.hooks_ended(ends)
+        return self._dispatcher.ended([(e.job.id, e.error) for e in ends], time.monotonic())
 
     def _carry_out(self, actions: Sequence[Action]) -> None:
         for action in actions:
             match action:
-                case StartJob(job):
-                    self._executors.start(job)
+                case StartJobs(jobs):
+                    self._executors.start(jobs)
                 case CancelJob(job_id, reason):
                     self._executors.cancel(job_id, reason)
                 case RebalanceCompleted():
