@@ -68,7 +68,7 @@ class Drivers:
         # task end the whole loop, which is the application's.
         task = asyncio.current_task()
         assert task is not None, "this is a task's coroutine"
-        clock, end = time.perf_counter, self._end
+        clock, end, waits = time.perf_counter, self._end, self._waits
         until = clock() + _LONGEST_STEP_SECONDS
         ends: list[JobEnded] = []
         runs.reverse()
@@ -84,11 +84,13 @@ class Drivers:
                 try:
                     waits_for = run.context.run(run.first_step)
                 except StopIteration:
-                    self._waits.discard(run.job.spec.order)
+                    run.awaitable = None
+                    if waits:
+                        waits.discard(run.job.spec.order)
                 except BaseException as raised:
                     error = raised
                 else:
-                    self._waits.add(run.job.spec.order)
+                    waits.add(run.job.spec.order)
                     for other in reversed(runs):
                         self._spawn([other])
                     runs.clear()

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from types import CoroutineType
 from typing import TYPE_CHECKING
 
 from ..hooks import HookCancelledError, HookContext, _current
@@ -121,7 +122,7 @@ class Run:
         awaitable = self.awaitable
         if awaitable is None:
             awaitable = self.job.spec.fn(*self.job.args)  # type: ignore[assignment] # see is_coroutine_hook
-        if not inspect.iscoroutine(awaitable):
+        if type(awaitable) is not CoroutineType:
             assert awaitable is not None, "what is awaited is known before"
             awaitable = _awaiting(awaitable)
         self.awaitable = awaitable

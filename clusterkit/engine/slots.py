@@ -127,18 +127,17 @@ class Slots:
                 if work is not None:
                     self._graces.cancel(work, self._grace)
                 return work
-            self._no_timeout(work, slow=True)
+            timeout = job_of(work).timeout
+            if timeout is not None:
+                early = timeout <= self._slow_after
+                self._timeouts.cancel(work, timeout if early else timeout - self._slow_after)
         else:
-            self._no_timeout(work, slow=False)
+            timeout = job_of(work).timeout
+            if timeout is not None and timeout <= self._slow_after:
+                self._timeouts.cancel(work, timeout)
         if isinstance(work, Change):
             self._running_changes -= 1
         return work
-
-    def _no_timeout(self, work: Work, *, slow: bool) -> None:
-        timeout = job_of(work).timeout
-        if timeout is not None and (slow or timeout <= self._slow_after):
-            early = timeout <= self._slow_after
-            self._timeouts.cancel(work, timeout if early else timeout - self._slow_after)
 
     def out_of_time(self, work: Work, now: float) -> None:
         """Makes running work a zombie, and gives its slot back."""
