@@ -12,8 +12,9 @@ from functools import partial
 from .config import Options
 from .core import membership
 from .core.keys import Keys
+from .core.ledger import Ledger
 from .core.ownership import ALGORITHM_VERSION, rows_of
-from .core.plan import Ledger, held_by
+from .core.plan import held_by
 from .core.records import ClusterConfig
 from .engine.checks import Checks, HealthCheck
 from .engine.clock import SystemClock

@@ -13,7 +13,7 @@ receipt is for all partitions of a node at once, so that nobody but the node its
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .placement import Row
@@ -225,6 +225,23 @@ class Holdings:
     def keeps(self, gain: Gain) -> bool:
         """Whether the node that gains the partition has kept its copy from before."""
         return self._keepers.get(gain.index, {}).get(gain.node_id) == 0
+
+    def to_move(self, gains: Iterable[Gain]) -> tuple[set[int], list[Gain]]:
+        """The partitions that must reach the nodes that gain them, which have no copy of before.
+
+        Returns:
+            Their indexes, and the gains of which that depends on whether anybody else has a copy.
+        """
+        needed: set[int] = set()
+        kept: list[Gain] = []
+        for gain in gains:
+            if gain.needs_data:
+                keepers = self._keepers.get(gain.index)
+                if keepers is None or keepers.get(gain.node_id) != 0:
+                    needed.add(gain.index)
+                else:
+                    kept.append(gain)
+        return needed, kept
 
     def _forget(self, index: int) -> None:
         """The partition is at rest."""

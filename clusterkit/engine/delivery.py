@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from ..core import plan
 from ..core.hashing import partition_index
 from ..core.holdings import Gain, Holdings
+from ..core.ledger import Ledger
 from ..core.membership import State
 from ..core.placement import Row
 from ..events import Event, HookErrorEvent, PartitionChangeEvent
@@ -53,7 +54,7 @@ class Delivery:
         incarnation: str,
         settle_seconds: float,
     ) -> None:
-        self.ledger = plan.Ledger()
+        self.ledger = Ledger()
         self.revision = 0
         self._dispatcher = dispatcher
         self._out = out
@@ -87,7 +88,9 @@ class Delivery:
         if void:
             self._take(self._dispatcher.withdraw(void, at.mono), at)
         cause = plan.merge(causes) if causes else plan.Cause("rebalance", None)
-        self.ledger.add(gains, state, cause, at.wall)
+        # What no hook asks for is not made. Of the node's own changes the receipt must know.
+        only = None if self._dispatcher.change_interest == "all" else self._me
+        self.ledger.add(gains, state, cause, at.wall, only=only)
         self._causes += causes or [cause]
         if any(one.reason == "manual" for one in causes):
             self._retry_after = _FIRST_RETRY

@@ -10,8 +10,10 @@ had to wait last time gets a driver of its own at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import types
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from functools import partial
 from typing import Any
@@ -24,7 +26,7 @@ _LONGEST_STEP_SECONDS = 0.001
 
 
 class Drivers:
-    """All methods are for the thread of the loop.
+    """All methods but ``flush`` are for the thread of the loop.
 
     Args:
         end: Takes a run out of the books; the report of its end, None if that was made before.
@@ -39,6 +41,7 @@ class Drivers:
         self._end = end
         self._report = report
         self._waits: set[int] = set()  # the hooks that had to wait when they ran last
+        self._unreported: deque[JobEnded] = deque()
 
     def begin(self, runs: Sequence[Run]) -> None:
         """Begins runs at once."""
@@ -50,6 +53,15 @@ class Drivers:
                 together.append(run)
         if together:
             self._spawn(together)
+
+    def flush(self) -> None:
+        """Reports what has ended, while a hook may hold up the loop. For any thread."""
+        ends: list[JobEnded] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                ends.append(self._unreported.popleft())  # atomic, so each is reported once
+        if ends:
+            self._report(ends)
 
     def _spawn(self, runs: list[Run]) -> None:
         name = runs[0].job.spec.name
@@ -70,7 +82,7 @@ class Drivers:
         assert task is not None, "this is a task's coroutine"
         clock, end, waits = time.perf_counter, self._end, self._waits
         until = clock() + _LONGEST_STEP_SECONDS
-        ends: list[JobEnded] = []
+        unreported = self._unreported
         runs.reverse()
         while runs:
             run = runs.pop()
@@ -94,7 +106,7 @@ class Drivers:
                     for other in reversed(runs):
                         self._spawn([other])
                     runs.clear()
-                    self._report_all(ends)
+                    self.flush()
                     await self._finish(run, waits_for)
                     return
                 run.task = None
@@ -105,8 +117,8 @@ class Drivers:
                     self._spawn(rest)
             ended = end(run, error)
             if ended is not None:
-                ends.append(ended)
-        self._report_all(ends)
+                unreported.append(ended)
+        self.flush()
 
     async def _finish(self, run: Run, waits_for: object) -> None:
         error: BaseException | None = None
@@ -122,11 +134,7 @@ class Drivers:
     def _tell(self, run: Run, error: BaseException | None) -> None:
         ended = self._end(run, error)
         if ended is not None:
-            self._report_all([ended])
-
-    def _report_all(self, ends: list[JobEnded]) -> None:
-        if ends:
-            self._report(ends)
+            self._report([ended])
 
 
 @types.coroutine

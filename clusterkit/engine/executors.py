@@ -131,7 +131,8 @@ class Executors:
             self._post(partial(_cancel_task, run))
 
     def check(self) -> None:
-        """Reports the runs on a loop that has been closed. Call it now and then."""
+        """Reports what is over on a loop that is held up or closed. Call it before a time-out."""
+        self._drivers.flush()
         if self._loop.is_closed():
             self._loop_closed()
 

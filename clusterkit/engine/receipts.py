@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..core.ledger import Ledger
 from ..core.membership import State
-from ..core.plan import Ledger
 from ..core.records import Receipt
 from .effects import Outbox, WriteReceipt
 from .session import Session
@@ -26,7 +26,7 @@ class Receipts:
         """Writes a receipt when nothing is owed."""
         if not self._ledger.owes(self._me):
             self._initial_copies_of = session.nonce
-        if not self._ledger.entries:
+        if self._ledger.empty:
             receipt = Receipt(session.nonce, state.epoch)
             if receipt != self._given:
                 self._given = receipt

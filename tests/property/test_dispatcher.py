@@ -349,10 +349,11 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.add_rebalance_hooks("rebalance_start", event)
         for other_id, other in self.passages.items():
             if other_id != event.event_id and other.begun is not None and not other.completed:
-                # It may overlap with its predecessor only after the grace.
+                # It may overlap with its predecessor only after the grace: something that
+                # holds that up still runs, or is out of time and has not ended.
                 assert any(
                     job.event.event_id in self.changes or job.spec.kind.startswith("rebalance")
-                    for job in self.running.values()
+                    for job in (*self.running.values(), *(job for job, _ in self.zombies.values()))
                 )
 
     def add_rebalance_hooks(self, kind: HookKind, event: RebalanceEvent) -> None:

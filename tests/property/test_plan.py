@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusterkit.core.holdings import Gain, Holdings
+from clusterkit.core.ledger import Ledger
 from clusterkit.core.membership import State
 from clusterkit.core.ownership import rows_of
 from clusterkit.core.placement import Row
-from clusterkit.core.plan import Cause, Ledger, reset_nodes
+from clusterkit.core.plan import Cause, reset_nodes
 from clusterkit.core.records import Alive, ClusterConfig, NodeRecord, Process, Receipt
 from clusterkit.events import PartitionChangeEvent
 from clusterkit.model import Node

@@ -11,6 +11,7 @@ from typing import Literal
 import pytest
 
 from clusterkit.core.holdings import Holdings
+from clusterkit.core.ledger import Ledger
 from clusterkit.core.membership import (
     Change,
     ConfigChanged,
@@ -24,7 +25,6 @@ from clusterkit.core.membership import (
 from clusterkit.core.placement import Row
 from clusterkit.core.plan import (
     Cause,
-    Ledger,
     cause_of,
     held_by,
     merge,
@@ -192,6 +192,7 @@ class Books:
         self.ledger = Ledger()
         self.holdings = Holdings()
         self.rows: tuple[Row, ...] = ()
+        self.only: str | None = None
         self.state = replace(ABC, members=dict(ABC.members))
         self.epoch = 0
         if rows:
@@ -203,7 +204,7 @@ class Books:
         self.epoch += 1
         gains = self.holdings.advance(old, self.rows, epoch=self.epoch, reset=(), gone=())
         self.ledger.prune(self.rows, self.state)
-        self.ledger.add(gains, self.state, cause, now)
+        self.ledger.add(gains, self.state, cause, now, only=self.only)
 
     def plan(self) -> tuple[RebalanceEvent, list[PartitionChangeEvent]]:
         return self.ledger.plan(self.rows, self.state, self.holdings, JOIN, "id", NOW)
@@ -280,6 +281,32 @@ def test_a_partition_with_two_new_holders_moves_once() -> None:
     books = Books("a", "a")
     books.to("bc", "a")
     assert books.plan()[0].partitions_to_move == 1
+
+
+def test_what_no_hook_asks_for_is_counted_and_not_made() -> None:
+    every, mine = Books("a", "a", "ab", "ab"), Books("a", "a", "ab", "ab")
+    mine.only = "b"
+    for books in (every, mine):
+        books.to("c", "b", "ba", "ac")
+        books.to("b", "c", "ba", "ac")  # some of it is void before it is told
+    start, events = every.plan()
+    assert not mine.ledger.empty
+    assert mine.plan() == (start, [e for e in events if e.copy_to_node.id == "b"])
+    assert (start.partitions_to_move, start.nodes_affected) == (3, ("a", "b", "c"))
+    for event in every.plan()[1]:
+        mine.ledger.settled(event, None, 1)
+    assert mine.ledger.empty
+    assert mine.plan()[0].partitions_to_move == 0, "they are told once"
+
+
+def test_of_what_is_only_counted_a_kept_copy_moves_if_there_is_a_better_one() -> None:
+    """As for what is made: c has kept its copy from before, and a has all."""
+    every, mine = Books("ac"), Books("ac")
+    mine.only = "b"
+    for books in (every, mine):
+        books.to("a")
+        books.to("ac")
+    assert mine.plan()[0] == every.plan()[0]
 
 
 def test_what_succeeded_never_comes_again_and_the_rest_does_with_its_id() -> None:
