@@ -94,6 +94,9 @@ class Ledger:
         Returns:
             The event ids of what was forgotten.
         """
+        self._counted = [
+            g for g in self._counted if g.index < len(rows) and g.node_id in rows[g.index]
+        ]
         forgotten: set[str] = set()
         for pair, entry in list(self.entries.items()):
             index, node_id = pair
@@ -235,9 +238,8 @@ class Ledger:
         affected: set[str],
     ) -> set[int]:
         """The partitions that move to nodes which no hook asks for; adds the nodes to others."""
-        counted = [g for g in self._counted if g.index < len(rows) and g.node_id in rows[g.index]]
-        self._counted = []
-        affected.update([gain.node_id for gain in counted])
+        counted, self._counted = self._counted, []
+        affected.update({gain.node_id for gain in counted})
         moving, kept = holdings.to_move(counted)
         for gain in kept:
             old = before[gain.index] if gain.index < len(before) else ()
