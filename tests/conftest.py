@@ -32,6 +32,8 @@ settings.register_profile(
     database=None,
     suppress_health_check=[HealthCheck.too_slow],  # speaks of the machine, not of the code
 )
+# Each of many hundred mutants is met with these: see tools/mutants.py.
+settings.register_profile("mutants", parent=settings.get_profile("ci"), max_examples=30)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
