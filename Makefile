@@ -81,6 +81,10 @@ figures: $(VENV)/.installed-dev ## measures leaves, fencing and outages; ARGS="-
 bench: $(VENV)/.installed-dev ## hooks beside plain code that does the same; ARGS="--only dispatch --quick"
 	$(BIN)/python -m tests.bench $(ARGS)
 
+.PHONY: mutants
+mutants: $(VENV)/.installed-dev ## faults put into the pure code: do the tests find them? ARGS="--only core.plan"
+	$(BIN)/python tools/mutants.py $(ARGS)
+
 .PHONY: lint format
 lint: $(VENV)/.installed-dev ## ruff, mypy strict, the import contracts
 	$(BIN)/ruff check
