@@ -62,7 +62,6 @@ class ChangeLanes:
 
     def zombie_ended(self, change: Change) -> None:
         """A run that was out of time has really ended: what waits behind it may come."""
-        change.stuck = False
         if change.settled:
             self._free(change)
         else:

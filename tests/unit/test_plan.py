@@ -12,6 +12,7 @@ import pytest
 
 from clusterkit.core.holdings import Holdings
 from clusterkit.core.ledger import Ledger
+from clusterkit.core.local_events import drop_events
 from clusterkit.core.membership import (
     Change,
     ConfigChanged,
@@ -39,6 +40,7 @@ from clusterkit.core.records import (
     NodeRecord,
     Process,
     RebalanceRequest,
+    Receipt,
     Registration,
 )
 from clusterkit.events import (
@@ -299,14 +301,69 @@ def test_what_no_hook_asks_for_is_counted_and_not_made() -> None:
     assert mine.plan()[0].partitions_to_move == 0, "they are told once"
 
 
-def test_of_what_is_only_counted_a_kept_copy_moves_if_there_is_a_better_one() -> None:
-    """As for what is made: c has kept its copy from before, and a has all."""
-    every, mine = Books("ac"), Books("ac")
-    mine.only = "b"
+@pytest.mark.parametrize("down, moving", [("", 1), ("a", 1), ("ab", 0)])
+def test_of_what_is_only_counted_a_kept_copy_moves_if_there_is_a_better_one(
+    down: str, moving: int
+) -> None:
+    """As for what is made: c has kept its copy from before, and a has the newest, b perhaps."""
+    every, mine = Books("ac", "a"), Books("ac", "a")
+    mine.only = "a"
     for books in (every, mine):
-        books.to("a")
-        books.to("ac")
-    assert mine.plan()[0] == every.plan()[0]
+        books.to("ab", "a")
+        books.plan()
+        books.to("ac", "a")
+        alive = {k: v for k, v in books.state.alive.items() if k[0] not in down}
+        books.state = replace(books.state, alive=alive)
+    start, events = mine.plan()
+    assert (start, events) == (every.plan()[0], [])
+    assert start.partitions_to_move == moving
+
+
+def test_which_gains_need_a_copy_for_certain() -> None:
+    holdings = Holdings()
+    rows: list[list[Row]] = [[("a", "c")] * 2, [("a", "b")] * 2, [("a", "c"), ("d", "a")]]
+    holdings.assume(rows[0], dict.fromkeys("ac", "n1"), {n: Receipt("n1", 1) for n in "ac"}, 1)
+    holdings.advance(rows[0], rows[1], epoch=2, reset=(), gone=())
+    kept, newcomer = holdings.advance(rows[1], rows[2], epoch=3, reset=(), gone=())
+    assert (kept.node_id, newcomer.node_id) == ("c", "d")
+    assert holdings.to_move([kept, newcomer]) == ({1}, [kept])
+    assert holdings.to_move([replace(newcomer, needs_data=False)]) == (set(), [])
+    assert holdings.to_move([replace(newcomer, index=7)]) == ({7}, []), "nothing is known of it"
+
+
+# -- this node's own -----------------------------------------------------------------------------
+
+
+def moved() -> Holdings:
+    """a and b have held a partition; c has taken it over from a, and has yet to say so."""
+    holdings = Holdings()
+    receipts = {n: Receipt("n1", 1) for n in "ab"}
+    holdings.assume([("a", "b")], dict.fromkeys("abc", "n1"), receipts, 1)
+    holdings.advance([("a", "b")], [("c", "b")], epoch=2, reset=(), gone=())
+    return holdings
+
+
+@pytest.mark.parametrize(
+    "me, giver, nonce, dropped",
+    [
+        ("a", "c", "n1", ["partition-0"]),
+        ("b", "c", "n1", []),  # a holder still
+        ("d", "c", "n1", []),  # never had it
+        ("a", "c", "n0", []),  # of a stay before
+        ("a", "d", "n1", []),  # no member
+    ],
+)
+def test_a_copy_may_go_when_those_that_hold_it_have_said_so(
+    me: str, giver: str, nonce: str, dropped: list[str]
+) -> None:
+    rows: list[Row] = [("c", "b")]
+    events = drop_events(me, giver, Receipt(nonce, 2), rows, ABC, moved(), NOW)
+    assert [e.partition_id for e in events] == dropped
+
+
+def test_a_receipt_of_before_frees_nothing() -> None:
+    rows: list[Row] = [("c", "b")]
+    assert list(drop_events("a", "c", Receipt("n1", 1), rows, ABC, moved(), NOW)) == []
 
 
 def test_what_succeeded_never_comes_again_and_the_rest_does_with_its_id() -> None:
