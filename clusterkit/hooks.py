@@ -1,39 +1,33 @@
 """Hooks: how an application registers functions for events, and what it sees inside of one.
 
-Three things, in this order: :class:`HookContext`, what a running hook may ask; :class:`HookSpec`,
-one registered hook with its filters and limits; :class:`Hooks`, the registry. The registry's
-``on_...`` methods come last: there is one for each kind of event, all alike.
+:class:`Hooks` is the registry. Its ``on_...`` methods come last: there is one for each kind of
+event, all alike. What a running hook may ask is :class:`HookContext`; one registered hook, with its
+filters and limits, is a :class:`HookSpec`.
 
 When hooks run, in which order and how often, is decided by ``clusterkit.engine.dispatcher``.
 """
 
 from __future__ import annotations
 
-import inspect
 import itertools
-import math
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator
-from contextvars import ContextVar
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from enum import Enum
-from functools import partial
-from typing import (
-    Any,
-    Final,
-    Literal,
-    Protocol,
-    TypeAlias,
-    TypedDict,
-    TypeVar,
-    Unpack,
-    get_args,
-    overload,
-)
+from datetime import timedelta
+from typing import TypeVar, Unpack, overload
 
-from .errors import ClusterKitError, HookRegistrationError
+from ._hook_context import HookCancelledError, HookContext, HookContextError, hook_context
+from ._hook_spec import (
+    DEFAULT,
+    Check,
+    Default,
+    Duration,
+    HookKind,
+    HookOptions,
+    HookSpec,
+    name_of,
+)
+from .errors import HookRegistrationError
 from .events import (
     ChangeReason,
     ClusterHealthEvent,
@@ -61,172 +55,6 @@ __all__ = [
     "Hooks",
     "hook_context",
 ]
-
-Duration: TypeAlias = float | timedelta
-"""A length of time: a number of seconds, or a ``timedelta``."""
-
-HookKind: TypeAlias = Literal[
-    "partition_change",
-    "partition_role",
-    "node_join",
-    "node_rejoin",
-    "node_leave",
-    "rebalance_start",
-    "rebalance_complete",
-    "cluster_health_change",
-    "partition_drop",
-    "partition_lost",
-    "fenced",
-    "unfenced",
-    "hook_error",
-]
-
-
-class HookCancelledError(ClusterKitError):
-    """Raised by ``HookContext.raise_if_cancelled``: the hook's work is not wanted any more."""
-
-
-class HookContextError(ClusterKitError, RuntimeError):
-    """``hook_context()`` was called by code that no hook is running."""
-
-
-class HookContext:
-    """What a running hook may ask about its own run; see :func:`hook_context`.
-
-    Attributes:
-        event_id: The event's id, the same on every retry and every second delivery: the key to
-            make the hook's work idempotent with.
-        attempt: 1 on the first run of this hook for this event, 2 on its first retry, and so on.
-        replayed: True if the event was delivered before, or describes what was there already.
-        deadline: When the hook's time is up (UTC); None if it has no time-out.
-    """
-
-    __slots__ = ("_cancelled", "attempt", "deadline", "event_id", "replayed")
-
-    def __init__(
-        self,
-        *,
-        event_id: str,
-        attempt: int,
-        replayed: bool,
-        deadline: datetime | None,
-    ) -> None:
-        self.event_id = event_id
-        self.attempt = attempt
-        self.replayed = replayed
-        self.deadline = deadline
-        # Written once, by the engine; a plain attribute is enough for a flag that only rises.
-        self._cancelled = False
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the hook should end soon: superseded, out of time, or the kit is stopping.
-
-        ``async`` hooks are cancelled as tasks besides; a thread can only be asked.
-        """
-        return self._cancelled
-
-    def raise_if_cancelled(self) -> None:
-        """Leaves the hook if it should end.
-
-        Raises:
-            HookCancelledError: ``cancelled`` is True.
-        """
-        if self._cancelled:
-            raise HookCancelledError(
-                f"the hook for event {self.event_id} was told to end: its event was superseded, "
-                "its time was up, or the kit is stopping"
-            )
-
-
-class _Running(Protocol):
-    """A run of a hook."""
-
-    def hook_context(self) -> HookContext: ...
-
-
-_current: ContextVar[_Running] = ContextVar("clusterkit_hook")
-
-
-def hook_context() -> HookContext:
-    """The context of the hook that calls this, directly or from a function or task that it started.
-
-    Raises:
-        HookContextError: No hook is running here.
-    """
-    try:
-        run = _current.get()
-    except LookupError:
-        raise HookContextError(
-            "hook_context() was called outside of a hook; call it in a function that is "
-            "registered with on_partition_change or another on_... method (a thread that a hook "
-            "starts does not inherit it: pass the HookContext on)"
-        ) from None
-    return run.hook_context()
-
-
-class Default(Enum):
-    """The type of ``DEFAULT``, which stands for the kit's own setting."""
-
-    DEFAULT = "default"
-
-
-DEFAULT: Final = Default.DEFAULT
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class HookSpec:
-    """One registered hook. Two specs are never equal, even of the same function.
-
-    Attributes:
-        kind: The kind of event.
-        fn: The application's function.
-        name: The name in logs, errors and metrics: the function's module and qualified name
-            unless another was given.
-        order: Grows with each registration in the process.
-        mine: Only events whose target (or node) is this node.
-        partitions: Only events of these partitions; None for all.
-        reasons: Only changes for these reasons; None for all.
-        timeout: Seconds, None for no limit, or ``DEFAULT`` for the kit's setting.
-        retries: How often it is run again after it failed.
-        retry_on: The errors after which it is.
-    """
-
-    kind: HookKind
-    fn: Callable[..., object]
-    name: str
-    order: int
-    mine: bool = False
-    partitions: frozenset[str] | None = None
-    reasons: frozenset[ChangeReason] | None = None
-    timeout: float | Default | None = DEFAULT
-    retries: int = 0
-    retry_on: tuple[type[Exception], ...] = (Exception,)
-
-
-class HookOptions(TypedDict, total=False):
-    """The options of every ``on_...`` method.
-
-    Attributes:
-        timeout: How long one run may take before it is reported and told to end; None for no
-            limit. Unless given, the kit's ``hook_timeout``, or for partition changes its
-            ``migration_timeout``. A run that was out of time is not retried.
-        retries: How often the hook is run again after it raised, with growing pauses.
-        retry_on: The errors that a retry may help against; every ``Exception`` unless given.
-        name: Its name in logs, errors and metrics.
-        late: Allows the registration while the kit runs. The hook is first told of the present
-            state, by events that are marked ``hook_context().replayed``: of every member as a
-            join, of every holder of a partition as a change that needs data, of this node's
-            roles, of the health, of a fencing that lasts. A replay that fails is reported, and
-            not owed. Before the start it changes nothing.
-    """
-
-    timeout: Duration | None
-    retries: int
-    retry_on: tuple[type[Exception], ...]
-    name: str
-    late: bool
-
 
 # A bound TypeVar for each signature, so that a decorated function keeps its own exact type.
 _PC = TypeVar("_PC", bound=Callable[[PartitionChangeEvent], object])
@@ -307,7 +135,7 @@ class Hooks:
             left = [spec for spec in self.__hooks if spec.fn != fn]
             if len(left) == len(self.__hooks):
                 return False
-            self.__refuse_if_sealed(f"hook {_name_of(fn)!r} was removed")
+            self.__refuse_if_sealed(f"hook {name_of(fn)!r} was removed")
             self.__hooks = left
             return True
 
@@ -371,8 +199,8 @@ class Hooks:
         """Registers ``fn``; without one, a decorator that will."""
 
         def register(fn: _F) -> _F:
-            label = name or _name_of(fn)
-            check = _Check(kind, label)
+            label = name or name_of(fn)
+            check = Check(kind, label)
             check.function(fn)
             spec = HookSpec(
                 kind=kind,
@@ -578,90 +406,3 @@ class Hooks:
     ) -> _HE | Callable[[_HE], _HE]:
         """Another hook raised, or ran out of time. What this one raises is only logged."""
         return self._add("hook_error", fn, **options)
-
-
-def _name_of(fn: object) -> str:
-    while isinstance(fn, partial):
-        fn = fn.func
-    named: Any = fn if hasattr(fn, "__qualname__") else type(fn)
-    module = getattr(named, "__module__", None)
-    return f"{module}.{named.__qualname__}" if module else str(named.__qualname__)
-
-
-class _Check:
-    """Refuses what cannot work, with an error that names the hook and the remedy."""
-
-    def __init__(self, kind: HookKind, name: str) -> None:
-        self.kind = kind
-        self.where = f"hook {name!r} for on_{kind}"
-        self.call = "(event, duration)" if kind == "rebalance_complete" else "(event)"
-
-    def function(self, fn: object) -> None:
-        if not callable(fn):
-            raise HookRegistrationError(
-                f"{self.where}: {fn!r} cannot be called; register a function, a method or a "
-                f"callable object that takes {self.call}"
-            )
-        inner: object = fn
-        while isinstance(inner, partial):
-            inner = inner.func
-        if any(
-            test(candidate)
-            for test in (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-            for candidate in (inner, getattr(inner, "__call__", None))  # noqa: B004
-        ):
-            raise HookRegistrationError(
-                f"{self.where}: it is a generator, whose body a call does not run; "
-                "take out the yield"
-            )
-        try:
-            signature = inspect.signature(fn)
-        except (TypeError, ValueError):
-            return  # some built-in functions do not tell
-        try:
-            signature.bind(*self.call.split(","))
-        except TypeError as error:
-            raise HookRegistrationError(
-                f"{self.where}: it is called as fn{self.call}, and cannot be: {error}"
-            ) from None
-
-    def timeout(self, value: Duration | Default | None) -> float | Default | None:
-        if value is None or isinstance(value, Default):
-            return value
-        seconds: Any = value.total_seconds() if isinstance(value, timedelta) else value
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-            raise self._bad("timeout", value, "a number of seconds, a timedelta or None")
-        if not 0 < seconds < math.inf:
-            raise self._bad("timeout", value, "more than 0 seconds; None is for no limit")
-        return float(seconds)
-
-    def retries(self, value: int) -> int:
-        given: Any = value
-        if isinstance(given, bool) or not isinstance(given, int) or given < 0:
-            raise self._bad("retries", value, "a whole number, 0 or more")
-        return value
-
-    def retry_on(self, value: tuple[type[Exception], ...]) -> tuple[type[Exception], ...]:
-        given: object = value
-        types = given if isinstance(given, tuple) else (given,)
-        if not all(isinstance(one, type) and issubclass(one, Exception) for one in types):
-            raise self._bad("retry_on", value, "a tuple of exception classes")
-        return types
-
-    def names(self, option: str, value: Collection[str] | None) -> frozenset[str] | None:
-        if value is None:
-            return None
-        # A text is a collection of texts too, of its letters: certainly not what was meant.
-        if isinstance(value, str) or not all(isinstance(one, str) for one in value):
-            raise self._bad(option, value, "a collection of texts, such as {'partition-0'}")
-        return frozenset(value)
-
-    def reasons(self, value: Collection[ChangeReason] | None) -> frozenset[ChangeReason] | None:
-        self.names("reasons", value)
-        known = get_args(ChangeReason)
-        if value is not None and not set(value) <= set(known):
-            raise self._bad("reasons", value, f"some of {', '.join(known)}")
-        return None if value is None else frozenset(value)
-
-    def _bad(self, option: str, value: object, right: str) -> HookRegistrationError:
-        return HookRegistrationError(f"{self.where}: {option}={value!r} must be {right}")

@@ -15,7 +15,7 @@ from functools import partial
 from types import CoroutineType
 from typing import TYPE_CHECKING
 
-from ..hooks import HookCancelledError, HookContext, _current
+from .._hook_context import HookCancelledError, HookContext, _current
 from ..metrics import HookOutcome
 from .jobs import Job
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 
-from ..hooks import DEFAULT
+from .._hook_spec import DEFAULT
 from .deadlines import Deadlines
 from .jobs import Action, Job, StartJobs
 from .work import BACKOFF, OVER, READY, RUNNING, ZOMBIE, Change, News, Work

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from clusterkit._hook_spec import DEFAULT
 from clusterkit.errors import HookRegistrationError
 from clusterkit.hooks import (
-    DEFAULT,
     HookContext,
     HookContextError,
     Hooks,
