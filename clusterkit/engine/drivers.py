@@ -102,6 +102,7 @@ class Drivers:
                 except BaseException as raised:
                     error = raised
                 else:
+                    task.set_name(run.job.spec.name)
                     waits.add(run.job.spec.order)
                     for other in reversed(runs):
                         self._spawn([other])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from enum import Enum
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from ..events import Event, PartitionChangeEvent, RebalanceEvent
@@ -139,11 +139,11 @@ class Phase(Enum):
     partition changes, COMPLETING its complete hooks.
     """
 
-    PENDING = 1
-    STARTING = 2
-    CHANGING = 3
-    COMPLETING = 4
-    DONE = 5
+    PENDING = auto()
+    STARTING = auto()
+    CHANGING = auto()
+    COMPLETING = auto()
+    DONE = auto()
 
 
 class Rebalance:

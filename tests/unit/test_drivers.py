@@ -133,6 +133,24 @@ def test_those_that_wait_have_tasks_of_their_own_from_their_first_step() -> None
     asyncio.run(main())
 
 
+def test_the_task_of_one_that_waits_bears_its_name() -> None:
+    async def main() -> None:
+        names: list[str] = []
+
+        async def well(event: FencedEvent) -> None: ...
+
+        async def waits(event: FencedEvent) -> None:
+            await asyncio.sleep(0)
+            task = asyncio.current_task()
+            assert task is not None
+            names.append(task.get_name())
+
+        assert await Lab().run(well, waits) == [None] * 2
+        assert [name.rpartition(".")[2] for name in names] == ["waits"]
+
+    asyncio.run(main())
+
+
 def test_a_time_out_that_begins_in_the_first_step_ends_that_hook_alone() -> None:
     async def main() -> None:
         async def too_long(event: FencedEvent) -> None:
