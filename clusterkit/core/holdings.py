@@ -103,16 +103,16 @@ class Holdings:
             before = old[index] if index < len(old) else ()
             if before == row and not (reset and any(n in reset for n in row)):
                 continue
-            kept = dict(self._keepers.get(index, {}))
+            found = self._keepers.get(index)
+            kept = dict(found) if found else {}
             for node_id in before:
                 if node_id in lost:
                     continue
-                pairs = self._unproven.get(node_id, {})
-                rank = pairs.get(index, 0)
-                known = kept.get(node_id)
-                if known is None or rank < known:
+                pairs = self._unproven.get(node_id)
+                rank = pairs.get(index, 0) if pairs else 0
+                if kept.get(node_id, rank) >= rank:
                     kept[node_id] = rank
-                if node_id not in row and pairs.pop(index, None) is not None:
+                if pairs and node_id not in row and pairs.pop(index, None) is not None:
                     self._uncount(index)
             if not kept and index not in self._unknown:
                 self._fresh.add(index)
@@ -215,12 +215,12 @@ class Holdings:
     def has_holder(self, gain: Gain, row: Row, members: Collection[str]) -> bool:
         """Whether another holder, and member, is proven to have the data: one of ``sources``."""
         unproven = self._unproven
-        return any(
-            node_id != gain.node_id
-            and node_id in members
-            and gain.index not in unproven.get(node_id, ())
-            for node_id in row
-        )
+        for node_id in row:
+            if node_id != gain.node_id and node_id in members:
+                pairs = unproven.get(node_id)
+                if pairs is None or gain.index not in pairs:
+                    return True
+        return False
 
     def keeps(self, gain: Gain) -> bool:
         """Whether the node that gains the partition has kept its copy from before."""

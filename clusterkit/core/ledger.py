@@ -74,6 +74,7 @@ class Ledger:
             gains = list(gains)
             self._counted += [gain for gain in gains if gain.node_id != only]
             gains = [gain for gain in gains if gain.node_id == only]
+        merged: dict[Cause, Cause] = {}
         for gain in gains:
             pair = gain.index, gain.node_id
             owed = self.entries.get(pair)
@@ -81,8 +82,11 @@ class Ledger:
             old_row = self._planned[gain.index] if gain.index < len(self._planned) else ()
             entry = Entry(gain, nonce, cause, since, old_primary=next(iter(old_row), None))
             if owed is not None and owed.nonce == nonce:
-                entry.gain = replace(gain, needs_data=gain.needs_data or owed.gain.needs_data)
-                entry.cause = merge((owed.cause, cause))
+                if owed.gain.needs_data and not gain.needs_data:
+                    entry.gain = replace(gain, needs_data=True)
+                if owed.cause not in merged:
+                    merged[owed.cause] = merge((owed.cause, cause))
+                entry.cause = merged[owed.cause]
                 entry.old_primary = owed.old_primary
             self._remove(pair)
             self.entries[pair] = entry

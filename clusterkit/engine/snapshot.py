@@ -131,8 +131,9 @@ class Snapshots:
         if session is not None and session.nonce != self._owner:
             self._owner, self._owned_since = session.nonce, {}
         if last is None or last.rows is not rows or last.session is not session:
+            epoch, since = state.epoch, self._owned_since
             self._owned_since = {
-                index: self._owned_since.get(index, state.epoch)
+                index: since.get(index, epoch)
                 for index, row in enumerate(rows)
                 if session is not None and row and row[0] == self._me
             }
