@@ -6,9 +6,9 @@ seconds of a clock that never runs backwards.
 
 What it promises:
 
-* News (of nodes, health, fencing) start at once, except that two hooks about the same node, and
-  two runs of the same hook function, run in the order in which the news came. News of a partition
-  (its role, its end) wait for each other only if they are about the same partition.
+* News (of nodes, health, fencing) start at once, except that two hooks about the same node, two
+  about fencing, and two runs of the same hook function, run in the order in which the news came.
+  News of a partition (its role, its end) wait for each other only if they are about the same one.
 * One rebalance: the hooks of nodes and drops from before it are over → its start hooks are over →
   its partition changes, those of one partition one after another, and the hooks of one change in
   the order of their registration → its complete hooks. Exactly one complete for each start, in

@@ -11,12 +11,14 @@ from collections.abc import Hashable
 
 from ..events import (
     Event,
+    FencedEvent,
     NodeJoinEvent,
     NodeLeaveEvent,
     NodeRejoinEvent,
     PartitionDropEvent,
     PartitionLostEvent,
     PartitionRoleEvent,
+    UnfencedEvent,
 )
 from ..hooks import HookKind, HookSpec
 from .slots import Slots
@@ -156,6 +158,8 @@ def _subject(event: Event) -> Hashable | None:
         return ("node", event.node.id)
     if isinstance(event, _PARTITION_NEWS):
         return ("partition", event.partition_id)
+    if isinstance(event, (FencedEvent, UnfencedEvent)):
+        return ("fencing",)
     return None
 
 

@@ -45,6 +45,7 @@ from clusterkit.events import (
     NodeLeaveEvent,
     PartitionChangeEvent,
     RebalanceEvent,
+    UnfencedEvent,
 )
 from clusterkit.hooks import HookCancelledError, HookKind, Hooks
 from clusterkit.model import Node
@@ -103,6 +104,7 @@ class DispatcherMachine(RuleBasedStateMachine):
             hooks.on_node_leave(name="leave-too")(on_news)
         hooks.on_cluster_health_change(name="health")(lambda e: None)
         hooks.on_fenced(name="fenced")(lambda e: None)
+        hooks.on_unfenced(name="unfenced")(lambda e: None)
         hooks.on_rebalance_start(name="start")(on_start)
         if two:
             hooks.on_rebalance_start(name="start-too")(lambda e: None)
@@ -167,11 +169,19 @@ class DispatcherMachine(RuleBasedStateMachine):
             )
         self.tell_news("node_join" if joins else "node_leave", event, who)
 
-    @rule()
-    def fencing_news(self) -> None:
+    @rule(fenced=st.booleans())
+    def fencing_news(self, fenced: bool) -> None:
         number = next(self.ids)
-        event = FencedEvent(reason="x", timestamp=NOW, revision=number, event_id=f"fenced-{number}")
-        self.tell_news("fenced", event, None)
+        event: FencedEvent | UnfencedEvent
+        if fenced:
+            event = FencedEvent(
+                reason="x", timestamp=NOW, revision=number, event_id=f"fenced-{number}"
+            )
+        else:
+            event = UnfencedEvent(
+                rejoined=False, timestamp=NOW, revision=number, event_id=f"unfenced-{number}"
+            )
+        self.tell_news("fenced" if fenced else "unfenced", event, "fencing")
 
     @rule()
     def health_news(self) -> None:
@@ -229,7 +239,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         waits_for = {
             (event_id, hook)
             for event_id, hook, subject in self.news_order
-            if subject is not None
+            if subject in NODES
             and (event_id, hook) not in self.news_over
             and (event_id, hook) not in self.lost_place
         }
@@ -426,7 +436,7 @@ class DispatcherMachine(RuleBasedStateMachine):
                 assert over, "one hook's runs come in order"
             elif subject is not None and subject == other_subject:
                 late = {(event_id, hook), (job.event.event_id, job.spec.name)}
-                assert over or late & self.lost_place, "news of one node come in order"
+                assert over or late & self.lost_place, "news of one subject come in order"
 
     @invariant()
     def note_who_lost_their_place(self) -> None:

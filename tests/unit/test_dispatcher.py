@@ -35,6 +35,7 @@ from clusterkit.events import (
     PartitionDropEvent,
     PartitionRoleEvent,
     RebalanceEvent,
+    UnfencedEvent,
 )
 from clusterkit.hooks import HookCancelledError, Hooks, HookSpec
 from clusterkit.model import Node
@@ -72,6 +73,12 @@ def left(who: str) -> NodeLeaveEvent:
 
 def fenced() -> FencedEvent:
     return FencedEvent(reason="x", timestamp=NOW, revision=1, event_id=f"fenced-{next(ids)}")
+
+
+def unfenced() -> UnfencedEvent:
+    return UnfencedEvent(
+        rejoined=False, timestamp=NOW, revision=1, event_id=f"unfenced-{next(ids)}"
+    )
 
 
 def role(partition: int) -> PartitionRoleEvent:
@@ -157,6 +164,9 @@ class Lab:
     def fence(self) -> list[Action]:
         return self.take(self.dispatcher.news("fenced", fenced(), self.now))
 
+    def unfence(self) -> list[Action]:
+        return self.take(self.dispatcher.news("unfenced", unfenced(), self.now))
+
     def rebalance(
         self, *changes: PartitionChangeEvent, name: str = "r", replayed: tuple[str, ...] = ()
     ) -> list[Action]:
@@ -217,6 +227,18 @@ def test_news_about_one_node_come_one_after_another() -> None:
     lab.join(joined("a"))
     assert starts(lab.leave(left("a"))) == []
     assert starts(lab.end("join", ValueError())) == ["leave"]
+
+
+def test_news_of_fencing_come_one_after_another_and_wait_for_no_other() -> None:
+    hooks = all_hooks()
+    hooks.on_unfenced(name="unfenced")(lambda e: None)
+    lab = Lab(hooks)
+    lab.join(joined("me"))
+    assert starts(lab.fence()) == ["fenced"]
+    assert starts(lab.unfence()) == [], "a flag set by one and cleared by the other ends cleared"
+    assert starts(lab.fence()) == []
+    assert starts(lab.end("fenced")) == ["unfenced"]
+    assert starts(lab.end("unfenced")) == ["fenced"]
 
 
 def test_one_function_never_runs_beside_itself_whatever_it_is_registered_for() -> None:

@@ -336,8 +336,9 @@ def test_a_removed_node_joins_again_when_it_is_asked_to(world: World) -> None:
         assert runner.snapshot.kit_state is KitState.JOINED
         assert runner.snapshot.session is not None
         eventually(lambda: len(news) == 3, "three hooks")
-        assert news[0] == "fenced"
-        assert set(news[1:]) == {"rejoin of a", "unfenced, rejoined=True"}
+        # A rejoin and fencing are no news of one subject, so their hooks may run side by side.
+        assert "rejoin of a" in news
+        assert [n for n in news if "fenced" in n] == ["fenced", "unfenced, rejoined=True"]
     member = state_of(world.plain).members["a"]
     assert member.previous is not None
     assert member.previous.reason == "removed_by_admin"
