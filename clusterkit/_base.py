@@ -146,8 +146,9 @@ class KitBase(Hooks):
         """Whether this node holds the partition and all its hooks for it have succeeded."""
         run, snapshot = self._running(), self._snapshot()
         index = _index(p, snapshot)
-        holds = snapshot.session is not None and run.node_id in snapshot.rows[index]
-        return holds and not run.ledger.pending_for(index, run.node_id)
+        row = snapshot.rows[index]
+        holds = snapshot.session is not None and run.node_id in row
+        return holds and not run.ledger.pending_for(index, run.node_id, row)
 
     def guard(self, p: PartitionRef, /) -> Guard:
         """A permission to act as the owner of a partition, with its epoch.

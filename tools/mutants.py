@@ -53,6 +53,11 @@ TESTS: dict[str, tuple[str, ...]] = {
     "clusterkit.engine.dispatcher": _DISPATCHER,
     "clusterkit.engine.interest": _DISPATCHER,
     "clusterkit.engine.lanes": _DISPATCHER,
+    "clusterkit.engine.passages": (
+        "unit/test_passages.py",
+        "unit/test_machine.py",
+        "property/test_simulation.py",
+    ),
     "clusterkit.engine.rebalances": _DISPATCHER,
     "clusterkit.engine.slots": _DISPATCHER,
     "clusterkit.engine.work": _DISPATCHER,

@@ -49,6 +49,7 @@ class Ledger:
         self._owed_to: Counter[str] = Counter()
         self._failing: set[tuple[int, str]] = set()
         self._planned: Sequence[Row] = ()
+        self._known: Sequence[Row] = ()
         self._counted: list[Gain] = []  # of nodes that no hook asks for: only their number is told
 
     def add(
@@ -113,6 +114,11 @@ class Ledger:
     def start_from(self, rows: Sequence[Row]) -> None:
         """Takes an assignment as given: what was there before this node is state, not change."""
         self._planned = rows
+        self.known(rows)
+
+    def known(self, rows: Sequence[Row]) -> None:
+        """All gains up to this assignment have been taken in."""
+        self._known = rows
 
     def settled(self, event: PartitionChangeEvent, error: str | None, attempts: int) -> None:
         """The hooks of an event have ended: all well, or with the newest of their errors."""
@@ -164,8 +170,15 @@ class Ledger:
         """Whether the node has yet to succeed with any partition."""
         return self._owed_to[node_id] > 0
 
-    def pending_for(self, index: int, node_id: str) -> bool:
-        """Whether the node has yet to succeed with the partition."""
+    def pending_for(self, index: int, node_id: str, row: Row) -> bool:
+        """Whether the node has yet to succeed with the partition, whose holders are now ``row``.
+
+        Also where those are news to the ledger, and it will have to. For any thread.
+        """
+        # First what it knows, then what it has: the other way round the row might come in between.
+        known = self._known[index] if index < len(self._known) else ()
+        if known != row and (node_id not in known or row[0] == node_id != known[0]):
+            return True
         return (index, node_id) in self.entries
 
     def plan(

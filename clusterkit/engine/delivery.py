@@ -91,6 +91,7 @@ class Delivery:
         # What no hook asks for is not made. Of the node's own changes the receipt must know.
         only = None if self._dispatcher.change_interest == "all" else self._me
         self.ledger.add(gains, state, cause, at.wall, only=only)
+        self.ledger.known(rows)
         self._causes += causes or [cause]
         if any(one.reason == "manual" for one in causes):
             self._retry_after = _FIRST_RETRY

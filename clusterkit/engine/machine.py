@@ -6,13 +6,13 @@ order. Nothing here blocks, reads a clock or starts a thread, so a test can lead
 history, in virtual time.
 
 One revision passes through it like this: ``membership`` makes the new state and the changes; if an
-input of the assignment changed, ``ownership`` makes the new rows, ``holdings`` the gains, and the
-ledger takes them in; the snapshot is swapped; the node hooks are dispatched at once; and
-``settle_seconds`` after the first change of a burst the ledger is made into one rebalance.
+input of the assignment changed, ``ownership`` makes the new rows; the snapshot is swapped; the node
+hooks are dispatched at once; then ``passages`` finds who gains what, and the ledger takes that in;
+and ``settle_seconds`` after the first change of a burst the ledger is made into one rebalance.
 
-Its parts, each of one idea: ``stay`` is this node's own membership, ``delivery`` what hooks are
-told, ``receipts`` what others are told of that, ``assessment`` the health, ``departures``,
-``pruning`` and ``comparison`` the chores of a member.
+Its parts, each of one idea: ``stay`` is this node's own membership, ``passages`` what a new
+assignment means, ``delivery`` what hooks are told, ``receipts`` what others are told of that,
+``assessment`` the health, ``departures``, ``pruning`` and ``comparison`` the chores of a member.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from ..core import local_events, membership, ownership, plan
-from ..core.holdings import Holdings
+from ..core import membership, ownership, plan
 from ..core.keys import Keys
-from ..core.membership import Change, Left, State
+from ..core.membership import Change, Joined, Left, Rejoined, State
 from ..core.placement import Row
-from ..core.present import present_events
 from ..events import Event, NodeJoinEvent, NodeLeaveEvent, NodeRejoinEvent
 from ..hooks import HookKind, HookSpec
 from ..model import KitState
@@ -36,6 +34,7 @@ from .delivery import Delivery
 from .departures import Departures
 from .dispatcher import Dispatcher
 from .effects import ERROR, INFO, WARNING, Effect, Instant, Outbox, Publish, ReadAgain
+from .passages import Passages
 from .pruning import Pruning
 from .receipts import Receipts
 from .session import LeaseNews, Session
@@ -93,10 +92,9 @@ class Machine:
         self._pruning = Pruning(node_id)
         self._comparison = Comparison(keys, node_id)
         self._snapshots = Snapshots(node_id)
-        self._holdings = Holdings()
+        self._passages = Passages(self._delivery, self._stay, self._out, node_id=node_id)
         self._state = State(0, 0)
         self._rows: Sequence[Row] = ()
-        self._told_rows: Sequence[Row] = ()  # with this process's newest roles that it was told of
         self._answered = True  # whether the outcome of this node's newest join is known
         self._held: list[Callable[[Instant], None]] = []  # news that waits for that outcome
         self._reported_keys: set[bytes] = set()
@@ -109,9 +107,7 @@ class Machine:
         self._state = membership.read(self._keys, read.kvs, read.revision, read.cluster_id)
         self._delivery.revision = read.revision
         self._rows = ownership.rows_of(self._state)
-        nonces = {node_id: m.nonce for node_id, m in self._state.members.items()}
-        self._holdings.assume(self._rows, nonces, self._state.receipts, self._state.epoch)
-        self.ledger.start_from(self._rows)
+        self._passages.begin(self._state, self._rows)
         self._departures.found(self._state, at.mono)
         self._pruning.begin(at.mono)
         self._comparison.begin(at.mono)
@@ -138,6 +134,7 @@ class Machine:
         return self._tell(partial(self._reread, read), at)
 
     def _reread(self, read: RangeResult, at: Instant) -> None:
+        self._passages.settle(at)
         new, changes = membership.reread(
             self._keys, self._state, read.kvs, read.revision, read.cluster_id
         )
@@ -147,7 +144,7 @@ class Machine:
         if read.cluster_id != self._state.cluster_id or read.revision < self._state.revision:
             self._stay.restored(new, at)
             self._receipts.begin()
-            self._holdings.lower(new.epoch)
+            self._passages.restored(new)
         if read.cluster_id != self._state.cluster_id:
             self._out.note(
                 ERROR,
@@ -169,6 +166,7 @@ class Machine:
 
     def compare(self, read: RangeResult, number: int, at: Instant) -> list[Effect]:
         """The reading that ``ReadView`` asked for: whether the view is what etcd has."""
+        self._passages.settle(at)
         wrong = self._comparison.judge(self._state, read, number, at.mono)
         if wrong:
             self.divergences += 1
@@ -195,6 +193,7 @@ class Machine:
 
     def registered(self, session: Session, at: Instant) -> list[Effect]:
         """The join was applied. The view may have it already, or will."""
+        self._passages.settle(at)
         if self._stay.state is not KitState.DRAINING:  # else whoever stops it ends this stay too
             self._stay.begin(session)
             self._receipts.begin()
@@ -206,17 +205,20 @@ class Machine:
         self, after: str, error: Exception, displaced: bool, at: Instant
     ) -> list[Effect]:
         """Joining again failed; it is tried again unless somebody else's will is against it."""
+        self._passages.settle(at)
         self._answer(at)
         self._stay.register_failed(after, error, displaced)
         return self._done(at)
 
     def lease(self, news: LeaseNews, at: Instant) -> list[Effect]:
         """The keep-alive thread's news."""
+        self._passages.settle(at)
         self._stay.lease(news, at)
         return self._done(at)
 
     def checked(self, failing: tuple[str, ...], at: Instant) -> list[Effect]:
         """These of the application's health checks fail now, and no others."""
+        self._passages.settle(at)
         self._sign_of_life.failing = failing
         return self._done(at)
 
@@ -224,11 +226,13 @@ class Machine:
         self, ends: Iterable[tuple[int, BaseException | None]], at: Instant
     ) -> list[Effect]:
         """Runs of hooks have ended, each with an error, or well."""
+        self._passages.settle(at)
         self._delivery.jobs_ended(ends, at)
         return self._done(at)
 
     def hook_added(self, spec: HookSpec, at: Instant) -> list[Effect]:
         """A hook that is registered only now: it is told of the present state first."""
+        self._passages.settle(at)
         self._delivery.late(spec, self._present(spec.kind, at), at)
         return self._done(at)
 
@@ -239,26 +243,20 @@ class Machine:
             yield self._stay.fenced_news
         elif kind == "cluster_health_change" and self._assessment.health is not None:
             yield self._assessment.present(self._state, at)
-        yield from present_events(
-            kind,
-            self._state,
-            self._rows,
-            self._holdings,
-            told_rows=self._told_rows,
-            stay=(self._me, str(self._stay.expected)),
-            now=at.wall,
-        )
+        yield from self._passages.present(kind, self._state, self._rows, at)
 
     def tick(self, at: Instant) -> list[Effect]:
         """The time named by ``wake_at()`` has come."""
+        self._passages.settle(at)
         self._delivery.tick(at)
         return self._done(at)
 
     def stopping(self, at: Instant) -> list[Effect]:
         """The application wants to leave: nothing is owned from here on."""
+        self._passages.settle(at)
         if self._stay.live and not self._observer:
             # Work that follows ownership ends now, and not when etcd says that the node is gone.
-            self._tell_roles((), at)
+            self._passages.tell_roles((), self._state, at)
         self._stay.leave()
         self._answer(at)
         self._delivery.halt(at)
@@ -270,7 +268,7 @@ class Machine:
 
     def wake_at(self) -> float | None:
         """When ``tick()`` is due next."""
-        times = [self._delivery.wake_at(), self._assessment.wake_at()]
+        times = [self._passages.wake_at(), self._delivery.wake_at(), self._assessment.wake_at()]
         if self._stay.registered(self._state) is not None:
             # What a member has to do for the cluster, or for its own certainty.
             chores = self._departures, self._pruning, self._comparison, self._sign_of_life
@@ -304,6 +302,7 @@ class Machine:
     # -- one revision ------------------------------------------------------------------------
 
     def _advance(self, new: State, changes: Sequence[Change], at: Instant, *, seen: bool) -> None:
+        self._passages.settle(at)
         old, old_rows = self._state, self._rows
         stay = self._stay
         stay.see_join(new)
@@ -311,14 +310,10 @@ class Machine:
         self._state = new
         self._delivery.revision = new.revision
         if new.epoch != old.epoch or causes:
-            self._assign(old, causes, at)
-        for node_id, receipt in new.receipts.items():
-            if receipt is not old.receipts.get(node_id):
-                for drop in local_events.drop_events(
-                    self._me, node_id, receipt, self._rows, new, self._holdings, at.wall
-                ):
-                    if stay.live:
-                        self._delivery.news("partition_drop", drop, at)
+            self._rows = ownership.rows_of(new)
+        self._passages.note(old, new, old_rows, self._rows, causes, at)
+        if not self._only_others(changes):
+            self._passages.settle(at)
         for change in changes:
             if isinstance(change, Left) and change.at is None and seen:
                 self._departures.saw(change, new, old_rows, at.mono, at.wall)
@@ -331,46 +326,23 @@ class Machine:
         stay.see_sign_of_life(old, new, at)
         self._report_ignored()
 
-    def _assign(self, old: State, causes: Sequence[plan.Cause], at: Instant) -> None:
-        """An input of the assignment may have changed, or somebody asks for a rebalance."""
-        new, old_rows = self._state, self._rows
-        self._rows = ownership.rows_of(new)
-        nonces = {node_id: m.nonce for node_id, m in old.members.items()}
-        gains = self._holdings.advance(
-            old_rows,
-            self._rows,
-            epoch=new.epoch,
-            reset=plan.reset_nodes(nonces, new),
-            gone=[n for n in old.members if n not in new.members],
+    def _only_others(self, changes: Sequence[Change]) -> bool:
+        """Whether other nodes came or went, and that is all: their hooks are not kept waiting."""
+        return self._stay.live and all(
+            isinstance(change, Joined | Rejoined | Left) and change.record.node.id != self._me
+            for change in changes
         )
-        if not self._stay.live:
-            self.ledger.start_from(self._rows)
-            return
-        self._delivery.gained(gains, causes, self._rows, new, at)
-        self._tell_roles(self._rows if self._stay.is_mine(new) else (), at)
-        for lost in local_events.lost_events(
-            gains, old_rows, self._rows, new, self._holdings, at.wall
-        ):
-            self._out.note(ERROR, "no live node has the data of %s any more", lost.partition_id)
-            self._delivery.news("partition_lost", lost, at)
-
-    def _tell_roles(self, rows: Sequence[Row], at: Instant) -> None:
-        """Tells how this process's roles differ from those that it was told last."""
-        told, self._told_rows = self._told_rows, rows
-        if not self._delivery.wants("partition_role"):
-            return  # node hooks wait behind this, so nothing is made for nobody
-        stay = self._me, str(self._stay.expected)
-        for event in local_events.role_events(told, rows, self._state, stay, at.wall):
-            self._delivery.news("partition_role", event, at)
 
     # -- the end of every step ---------------------------------------------------------------
 
     def _done(self, at: Instant) -> list[Effect]:
         """Whatever follows from where things stand now; hands the effects over."""
         state, stay = self._state, self._stay
-        self._delivery.due(self._rows, state, self._holdings, at)
         session = stay.registered(state)
-        if session is not None:
+        settled = self._passages.settled
+        if settled:
+            self._passages.due(state, self._rows, at)
+        if settled and session is not None:
             self._receipts.give(session, state, self._out)
         stay.follow(state, at)
         tell = stay.live and stay.state is not KitState.DRAINING

@@ -374,10 +374,11 @@ def test_a_partition_is_pending_as_soon_as_the_view_names_this_node(sim: Simulat
     assert b.snapshot is not None
     held = [i for i, row in enumerate(b.snapshot.rows) if "b" in row]
     assert held
-    assert all(b.machine.ledger.pending_for(i, "b") for i in held)
+    rows, ledger = b.snapshot.rows, b.machine.ledger
+    assert all(ledger.pending_for(i, "b", rows[i]) for i in held)
     assert not b.snapshot.initial_copies_done
     sim.settle()
-    assert not any(b.machine.ledger.pending_for(i, "b") for i in held)
+    assert not any(ledger.pending_for(i, "b", rows[i]) for i in held)
 
 
 def test_a_failing_hook_is_told_of_once_and_a_failing_error_hook_not_at_all(

@@ -207,6 +207,10 @@ class Books:
         gains = self.holdings.advance(old, self.rows, epoch=self.epoch, reset=(), gone=())
         self.ledger.prune(self.rows, self.state)
         self.ledger.add(gains, self.state, cause, now, only=self.only)
+        self.ledger.known(self.rows)
+
+    def pending(self, index: int, node_id: str) -> bool:
+        return self.ledger.pending_for(index, node_id, self.rows[index])
 
     def plan(self) -> tuple[RebalanceEvent, list[PartitionChangeEvent]]:
         return self.ledger.plan(self.rows, self.state, self.holdings, JOIN, "id", NOW)
@@ -447,12 +451,25 @@ def test_who_owes() -> None:
     books.to("b", "ac")
     ledger = books.ledger
     assert [ledger.owes(n) for n in "abcx"] == [False, True, True, False]
-    assert ledger.pending_for(0, "b")
-    assert not ledger.pending_for(1, "b")
+    assert books.pending(0, "b")
+    assert not books.pending(1, "b")
     ledger.settled(books.changes()["partition-0", "b"], None, 1)
     assert not ledger.owes("b")
     books.to("a", "a")
     assert [ledger.owes(n) for n in "abc"] == [True, False, False]
+
+
+def test_what_the_ledger_does_not_know_yet_is_pending_if_it_will_be_owed() -> None:
+    ledger = Ledger()
+    ledger.start_from((("a", "b"),))
+    assert not ledger.pending_for(0, "a", ("a", "b"))
+    assert not ledger.pending_for(0, "a", ("a", "c")), "another's replica is nothing to it"
+    assert ledger.pending_for(0, "c", ("a", "c"))
+    assert ledger.pending_for(0, "b", ("b", "a")), "a promotion has hooks of its own"
+    assert not ledger.pending_for(0, "a", ("b", "a")), "to hand it over has none"
+    assert ledger.pending_for(1, "a", ("a",)), "a partition that it has never heard of"
+    ledger.known((("a", "c"),))
+    assert not ledger.pending_for(0, "c", ("a", "c"))
 
 
 def test_an_event_of_no_partition_settles_nothing() -> None:
@@ -460,7 +477,7 @@ def test_an_event_of_no_partition_settles_nothing() -> None:
     books.to("b")
     event = books.changes()["partition-0", "b"]
     books.ledger.settled(replace(event, partition_id="partition-x"), None, 1)
-    assert books.ledger.pending_for(0, "b")
+    assert books.pending(0, "b")
 
 
 def test_sources_are_those_of_today() -> None:

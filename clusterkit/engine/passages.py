@@ -1,0 +1,155 @@
+"""The passage from one assignment to the next: what it means for this node, and for its books.
+
+Lookups and the hooks of nodes need the new assignment, and nothing else. What follows from it (who
+gains what, what is owed to whom, this node's roles, copies to drop, partitions lost) takes longer
+than all before, so it may come a moment later: ``note`` opens a passage, and ``settle`` ends it,
+before the machine is told of anything else and ``SECONDS`` later at the latest. Until then no
+rebalance begins, no receipt is given, and nothing that the passage brings counts as ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..core import local_events, plan
+from ..core.holdings import Holdings
+from ..core.membership import State
+from ..core.placement import Row
+from ..core.present import present_events
+from ..events import Event
+from ..hooks import HookKind
+from .delivery import Delivery
+from .effects import ERROR, Instant, Outbox
+from .stay import Stay
+
+SECONDS = 0.002
+"""Long enough for a thread or a loop to be woken and to begin with a hook meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Passage:
+    old: State
+    new: State
+    old_rows: Sequence[Row]
+    rows: Sequence[Row]
+    causes: Sequence[plan.Cause]
+    due: float
+
+    @property
+    def assigned(self) -> bool:
+        """Whether an input of the assignment changed, or somebody asks for a rebalance."""
+        return self.new.epoch != self.old.epoch or bool(self.causes)
+
+
+class Passages:
+    """The passages of one node, one after another. Owned by one thread."""
+
+    def __init__(self, delivery: Delivery, stay: Stay, out: Outbox, *, node_id: str) -> None:
+        self._delivery = delivery
+        self._stay = stay
+        self._out = out
+        self._me = node_id
+        self._holdings = Holdings()
+        self._told_rows: Sequence[Row] = ()  # with this process's newest roles that it was told of
+        self._open: _Passage | None = None
+
+    # -- what it is told ---------------------------------------------------------------------
+
+    def begin(self, state: State, rows: Sequence[Row]) -> None:
+        """The first assignment, which is state and no change."""
+        nonces = {node_id: m.nonce for node_id, m in state.members.items()}
+        self._holdings.assume(rows, nonces, state.receipts, state.epoch)
+        self._delivery.ledger.start_from(rows)
+
+    def restored(self, state: State) -> None:
+        """etcd has gone back: the receipts to come are for smaller epochs than those awaited."""
+        self._holdings.lower(state.epoch)
+
+    def note(
+        self,
+        old: State,
+        new: State,
+        old_rows: Sequence[Row],
+        rows: Sequence[Row],
+        causes: Sequence[plan.Cause],
+        at: Instant,
+    ) -> None:
+        """From one state and its assignment to the next; the one before must be settled."""
+        assert self._open is None
+        passage = _Passage(old, new, old_rows, rows, causes, at.mono + SECONDS)
+        if passage.assigned or new.receipts != old.receipts:
+            self._open = passage
+
+    def settle(self, at: Instant) -> None:
+        """Draws every consequence of the passage that is open, if one is."""
+        passage, self._open = self._open, None
+        if passage is None:
+            return
+        if passage.assigned:
+            self._assigned(passage, at)
+        for node_id, receipt in passage.new.receipts.items():
+            if receipt is not passage.old.receipts.get(node_id):
+                for drop in local_events.drop_events(
+                    self._me, node_id, receipt, passage.rows, passage.new, self._holdings, at.wall
+                ):
+                    if self._stay.live:
+                        self._delivery.news("partition_drop", drop, at)
+
+    def tell_roles(self, rows: Sequence[Row], state: State, at: Instant) -> None:
+        """Tells how this process's roles differ from those that it was told last."""
+        told, self._told_rows = self._told_rows, rows
+        if not self._delivery.wants("partition_role"):
+            return
+        stay = self._me, str(self._stay.expected)
+        for event in local_events.role_events(told, rows, state, stay, at.wall):
+            self._delivery.news("partition_role", event, at)
+
+    def due(self, state: State, rows: Sequence[Row], at: Instant) -> None:
+        """Begins the rebalance whose time has come, if any."""
+        self._delivery.due(rows, state, self._holdings, at)
+
+    # -- what it tells -----------------------------------------------------------------------
+
+    @property
+    def settled(self) -> bool:
+        """Whether the books are those of the newest state."""
+        return self._open is None
+
+    def wake_at(self) -> float | None:
+        """When ``settle()`` is due; None if no passage is open."""
+        return None if self._open is None else self._open.due
+
+    def present(
+        self, kind: HookKind, state: State, rows: Sequence[Row], at: Instant
+    ) -> Iterator[Event]:
+        """What is so already, for a hook that comes late."""
+        return present_events(
+            kind,
+            state,
+            rows,
+            self._holdings,
+            told_rows=self._told_rows,
+            stay=(self._me, str(self._stay.expected)),
+            now=at.wall,
+        )
+
+    def _assigned(self, passage: _Passage, at: Instant) -> None:
+        old, new, rows = passage.old, passage.new, passage.rows
+        gains = self._holdings.advance(
+            passage.old_rows,
+            rows,
+            epoch=new.epoch,
+            reset=plan.reset_nodes({n: m.nonce for n, m in old.members.items()}, new),
+            gone=[n for n in old.members if n not in new.members],
+        )
+        if not self._stay.live:
+            self._delivery.ledger.start_from(rows)
+            return
+        self._delivery.gained(gains, passage.causes, rows, new, at)
+        self.tell_roles(rows if self._stay.is_mine(new) else (), new, at)
+        for lost in local_events.lost_events(
+            gains, passage.old_rows, rows, new, self._holdings, at.wall
+        ):
+            self._out.note(ERROR, "no live node has the data of %s any more", lost.partition_id)
+            self._delivery.news("partition_lost", lost, at)
