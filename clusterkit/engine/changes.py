@@ -101,6 +101,9 @@ class ChangeLanes:
     def _free(self, change: Change) -> None:
         """A change leaves its lane to the next that is not settled yet."""
         change.state = OVER
+        if not change.behind:
+            del self._occupants[change.partition_id]
+            return
         for position, following in enumerate(change.behind):
             if not following.settled:
                 following.behind = [*change.behind[position + 1 :]]

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from ..hooks import HookCancelledError
-from .runs import JobEnded, Run
+from .runs import OVER, Run
 
 _LONGEST_STEP_SECONDS = 0.001
 """For so long a driver may keep the loop with runs that need not wait."""
@@ -29,19 +29,19 @@ class Drivers:
     """All methods but ``flush`` are for the thread of the loop.
 
     Args:
-        end: Takes a run out of the books; the report of its end, None if that was made before.
+        end: Takes a run out of the books; whether its end is to be reported, and was not before.
         report: Passes reports on.
     """
 
     def __init__(
         self,
-        end: Callable[[Run, BaseException | None], JobEnded | None],
-        report: Callable[[list[JobEnded]], None],
+        end: Callable[[Run, BaseException | None], bool],
+        report: Callable[[list[Run]], None],
     ) -> None:
         self._end = end
         self._report = report
         self._waits: set[int] = set()  # the hooks that had to wait when they ran last
-        self._unreported: deque[JobEnded] = deque()
+        self._unreported: deque[Run] = deque()
 
     def begin(self, runs: Sequence[Run]) -> None:
         """Begins runs at once."""
@@ -56,7 +56,7 @@ class Drivers:
 
     def flush(self) -> None:
         """Reports what has ended, while a hook may hold up the loop. For any thread."""
-        ends: list[JobEnded] = []
+        ends: list[Run] = []
         with contextlib.suppress(IndexError):
             while True:
                 ends.append(self._unreported.popleft())  # atomic, so each is reported once
@@ -95,12 +95,11 @@ class Drivers:
                 run.task = task
                 try:
                     waits_for = run.context.run(run.first_step)
-                except StopIteration:
-                    run.awaitable = None
-                    if waits:
-                        waits.discard(run.job.spec.order)
                 except BaseException as raised:
-                    error = raised
+                    error, waits_for = raised, OVER
+                if waits_for is OVER:
+                    if waits and error is None:
+                        waits.discard(run.job.spec.order)
                 else:
                     task.set_name(run.job.spec.name)
                     waits.add(run.job.spec.order)
@@ -116,9 +115,8 @@ class Drivers:
                     runs.reverse()
                     rest, runs[:] = list(runs), []
                     self._spawn(rest)
-            ended = end(run, error)
-            if ended is not None:
-                unreported.append(ended)
+            if end(run, error):
+                unreported.append(run)
         self.flush()
 
     async def _finish(self, run: Run, waits_for: object) -> None:
@@ -133,9 +131,8 @@ class Drivers:
         self._tell(run, error)
 
     def _tell(self, run: Run, error: BaseException | None) -> None:
-        ended = self._end(run, error)
-        if ended is not None:
-            self._report([ended])
+        if self._end(run, error):
+            self._report([run])
 
 
 @types.coroutine

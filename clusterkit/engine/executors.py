@@ -30,7 +30,7 @@ from ..hooks import HookCancelledError
 from .drivers import Drivers
 from .jobs import OUT_OF_TIME, Job
 from .loops import HookLoop
-from .runs import JobEnded, Run, is_coroutine_hook, this_run
+from .runs import Run, is_coroutine_hook, this_run
 from .workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Executors:
 
     def __init__(
         self,
-        report: Callable[[list[JobEnded]], None],
+        report: Callable[[list[Run]], None],
         *,
         loop: asyncio.AbstractEventLoop | None,
         context: contextvars.Context,
@@ -251,22 +251,21 @@ class Executors:
     # -- the end ----------------------------------------------------------------------------
 
     def _tell(self, run: Run, error: BaseException | None) -> None:
-        ended = self._end(run, error)
-        if ended is not None:
-            self._pass_on([ended])
+        if self._end(run, error):
+            self._pass_on([run])
 
-    def _end(self, run: Run, error: BaseException | None) -> JobEnded | None:
-        """Takes a run out of the books; what to report of it, None if that was reported before."""
+    def _end(self, run: Run, error: BaseException | None) -> bool:
+        """Takes a run out of the books; whether its end is to be reported, and was not before."""
         if self._runs.pop(run.job.id, None) is None:
-            return None
-        run.awaitable = None
+            return False
+        run.ended(error)
         if error is not None and not (run.cancelled and isinstance(error, HookCancelledError)):
             _log(run.job, error)
         if run is self._last_on_loop:
             self._loop.close(0.0)
-        return run.ended(error)
+        return True
 
-    def _pass_on(self, ends: list[JobEnded]) -> None:
+    def _pass_on(self, ends: list[Run]) -> None:
         self._report(ends)
         if self._closed:
             self._ends.put(None)

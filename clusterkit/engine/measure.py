@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from ..metrics import HookOutcome, MetricsSink
 from .jobs import HookTimedOut, Job, RebalanceCompleted
-from .runs import JobEnded
+from .runs import Run
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Measure:
             except Exception as e:
                 self._fail(e)
 
-    def hooks_ended(self, ends: Iterable[JobEnded]) -> None:
+    def hooks_ended(self, ends: Iterable[Run]) -> None:
         """Runs are over. One that was out of time has been told of then."""
         if self._sink is not None:
             for ended in ends:

@@ -42,7 +42,7 @@ from .join import DisplacedError, Joiner, Profile
 from .machine import Machine
 from .measure import Measure
 from .pruning import PruneHistory
-from .runs import JobEnded
+from .runs import Run
 from .session import KeepAlive, LeaseDoubted, LeaseLost, LeaseProven, Session
 from .snapshot import Snapshot
 from .watcher import Changed, Reread, WatchBroke, Watcher
@@ -88,7 +88,7 @@ class _Checked:
 
 @dataclass(frozen=True, slots=True)
 class _JobsEnded:
-    ends: list[JobEnded]
+    ends: list[Run]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Runner:
         keys: Keys,
         machine: Machine,
         profile: Profile | None,
-        executors: Callable[[Callable[[list[JobEnded]], None]], Executors],
+        executors: Callable[[Callable[[list[Run]], None]], Executors],
         connect_timeout: float,
         call_timeout: float,
         checks: Callable[[Callable[[tuple[str, ...]], None]], Checks] | None = None,

@@ -9,7 +9,6 @@ import inspect
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import CoroutineType
@@ -22,11 +21,15 @@ from .jobs import Job
 if TYPE_CHECKING:
     from .executors import Executors
 
+OVER = object()
+"""In place of what a hook waits for: it waits for nothing any more."""
 
-# Made for each of thousands of runs: frozen it would cost twice as much.
-@dataclass(slots=True)
-class JobEnded:
-    """A run has really ended: with ``error``, or well.
+
+class Run:
+    """One run: its job, what it may ask, where it is, and, once reported, how it ended.
+
+    Its attributes are written by the thread that runs it; ``cancelled`` and ``timed_out``, which
+    only rise, by the one that tells it to end.
 
     Attributes:
         job: Of which job.
@@ -35,27 +38,17 @@ class JobEnded:
         seconds: How long the hook itself ran.
     """
 
-    job: Job
-    error: BaseException | None
-    outcome: HookOutcome | None = None
-    seconds: float = 0.0
-
-
-class Run:
-    """One run: its job, what it may ask, and where it is.
-
-    Its attributes are written by the thread that runs it; ``cancelled`` and ``timed_out``, which
-    only rise, by the one that tells it to end.
-    """
-
     __slots__ = (
         "awaitable",
         "began",
         "cancelled",
         "context",
+        "error",
         "job",
         "on_loop",
+        "outcome",
         "owner",
+        "seconds",
         "seen",
         "started",
         "task",
@@ -78,6 +71,9 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         self.thread_id: int | None = None
         self.seen: HookContext | None = None
+        self.error: BaseException | None = None
+        self.outcome: HookOutcome | None = None
+        self.seconds = 0.0
 
     def hook_context(self) -> HookContext:
         """What the hook may ask; made when it first does, which most never do."""
@@ -113,30 +109,36 @@ class Run:
         """Calls a hook that is to be awaited, and goes as far as it can go without waiting.
 
         Returns:
-            What it waits for.
-
-        Raises:
-            StopIteration: It is over.
+            What it waits for; ``OVER`` if it has ended.
         """
         _current.set(self)
         awaitable = self.awaitable
         if awaitable is None:
-            awaitable = self.job.spec.fn(*self.job.args)  # type: ignore[assignment] # see is_coroutine_hook
+            job = self.job
+            awaitable = job.spec.fn(*job.args)  # type: ignore[assignment] # see is_coroutine_hook
         if type(awaitable) is not CoroutineType:
             assert awaitable is not None, "what is awaited is known before"
             awaitable = _awaiting(awaitable)
         self.awaitable = awaitable
-        return awaitable.send(None)
+        try:
+            return awaitable.send(None)
+        except StopIteration:
+            # Caught here, since each call that it leaves takes as long as the whole of such a hook.
+            return OVER
 
-    def ended(self, error: BaseException | None) -> JobEnded:
-        """What to report of it."""
+    def ended(self, error: BaseException | None) -> None:
+        """Notes how it ended, for the report."""
+        self.awaitable = None
+        self.error = error
         if self.began is None or self.timed_out:
-            return JobEnded(self.job, error)
-        seconds = time.perf_counter() - self.began
+            return
+        self.seconds = time.perf_counter() - self.began
         if error is None:
-            return JobEnded(self.job, None, "ok", seconds)
-        told_to = self.cancelled and isinstance(error, HookCancelledError)
-        return JobEnded(self.job, error, "cancelled" if told_to else "error", seconds)
+            self.outcome = "ok"
+        elif self.cancelled and isinstance(error, HookCancelledError):
+            self.outcome = "cancelled"
+        else:
+            self.outcome = "error"
 
     def discard(self) -> None:
         """Lets go of a coroutine that will not be awaited, without a warning about that."""

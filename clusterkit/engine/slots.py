@@ -111,6 +111,7 @@ class Slots:
         work.started = now
         self._young[job_id] = work
         if timeout is not None and timeout <= self._slow_after:
+            work.timed = timeout
             self._timeouts.set(work, timeout, now)
         return job
 
@@ -127,14 +128,9 @@ class Slots:
                 if work is not None:
                     self._graces.cancel(work, self._grace)
                 return work
-            timeout = job_of(work).timeout
-            if timeout is not None:
-                early = timeout <= self._slow_after
-                self._timeouts.cancel(work, timeout if early else timeout - self._slow_after)
-        else:
-            timeout = job_of(work).timeout
-            if timeout is not None and timeout <= self._slow_after:
-                self._timeouts.cancel(work, timeout)
+        if work.timed is not None:
+            self._timeouts.cancel(work, work.timed)
+            work.timed = None
         if isinstance(work, Change):
             self._running_changes -= 1
         return work
@@ -172,7 +168,8 @@ class Slots:
             self._slow[job_id] = work
             timeout = job_of(work).timeout
             if timeout is not None and timeout > self._slow_after:
-                self._timeouts.set(work, timeout - self._slow_after, slow_at)
+                work.timed = timeout - self._slow_after
+                self._timeouts.set(work, work.timed, slow_at)
         for work in found:
             del self._young[job_of(work).id]
         return found

@@ -45,11 +45,21 @@ QUEUED = (WAITING, READY, BACKOFF)
 class Work:
     """One hook to be run for one event, with all its retries.
 
-    ``job`` is its newest run, ``started`` when that began, ``cancelled`` whether it was told to
-    end.
+    ``job`` is its newest run, ``started`` when that began, ``timed`` the delay under which its
+    time-out is in the books, if it is; ``cancelled`` whether it was told to end.
     """
 
-    __slots__ = ("args", "attempt", "cancelled", "event", "job", "spec", "started", "state")
+    __slots__ = (
+        "args",
+        "attempt",
+        "cancelled",
+        "event",
+        "job",
+        "spec",
+        "started",
+        "state",
+        "timed",
+    )
 
     def __init__(self, spec: HookSpec, event: Event, args: tuple[object, ...]) -> None:
         self.spec = spec
@@ -60,6 +70,7 @@ class Work:
         self.cancelled = False
         self.job: Job | None = None
         self.started = 0.0
+        self.timed: float | None = None
 
 
 class News(Work):
@@ -120,6 +131,7 @@ class Change(Work):
         self.cancelled = False
         self.job = None
         self.started = 0.0
+        self.timed = None
         self.partition_id = event.partition_id
         self.specs = specs
         self.index = 0

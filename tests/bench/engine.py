@@ -18,7 +18,7 @@ from clusterkit.engine.dispatcher import Dispatcher
 from clusterkit.engine.executors import Executors
 from clusterkit.engine.jobs import Action, CancelJob, RebalanceCompleted, StartJobs
 from clusterkit.engine.measure import Measure
-from clusterkit.engine.runs import JobEnded
+from clusterkit.engine.runs import Run
 from clusterkit.hooks import Hooks
 
 from .common import tidy
@@ -54,7 +54,7 @@ class Engine:
     def __init__(
         self, hooks: Hooks, sink: MetricsSink, loop: asyncio.AbstractEventLoop | None
     ) -> None:
-        self._queue: queue.SimpleQueue[list[JobEnded]] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[Run]] = queue.SimpleQueue()
         self._executors = Executors(self._queue.put, loop=loop, context=contextvars.copy_context())
         self._dispatcher = Dispatcher(
             hooks._specs(), node_id=NODE, max_concurrent=LIMIT, migration_timeout=TIMEOUT

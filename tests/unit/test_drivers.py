@@ -12,7 +12,7 @@ from queue import SimpleQueue
 
 from clusterkit.engine.executors import Executors
 from clusterkit.engine.jobs import Job
-from clusterkit.engine.runs import JobEnded
+from clusterkit.engine.runs import Run
 from clusterkit.events import FencedEvent
 from clusterkit.hooks import HookCancelledError, Hooks, hook_context
 
@@ -34,14 +34,14 @@ class Lab:
     """Executors on the loop of the test."""
 
     def __init__(self) -> None:
-        self.ends: dict[int, JobEnded] = {}
+        self.ends: dict[int, Run] = {}
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.executors = Executors(
             self._report, loop=self._loop, context=contextvars.copy_context()
         )
 
-    def _report(self, ends: list[JobEnded]) -> None:
+    def _report(self, ends: list[Run]) -> None:
         self.ends |= {end.job.id: end for end in ends}
         self._loop.call_soon_threadsafe(self._changed.set)
 
@@ -234,7 +234,7 @@ def test_a_hook_that_holds_up_the_loop_does_not_hold_up_the_ends_before_it() -> 
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    reports: SimpleQueue[list[JobEnded]] = SimpleQueue()
+    reports: SimpleQueue[list[Run]] = SimpleQueue()
     executors = Executors(reports.put, loop=loop, context=contextvars.copy_context())
     entered, released = threading.Event(), threading.Event()
 

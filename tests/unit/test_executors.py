@@ -18,7 +18,7 @@ import pytest
 
 from clusterkit.engine.executors import Executors, HookLoopError, in_hook
 from clusterkit.engine.jobs import Job
-from clusterkit.engine.runs import JobEnded
+from clusterkit.engine.runs import Run
 from clusterkit.events import FencedEvent
 from clusterkit.hooks import HookCancelledError, HookContext, Hooks, hook_context
 
@@ -33,7 +33,7 @@ class Lab:
     """Executors, with the ends that they report."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None = None, idle: float = 5.0) -> None:
-        self.reports: SimpleQueue[JobEnded] = SimpleQueue()
+        self.reports: SimpleQueue[Run] = SimpleQueue()
         self.executors = Executors(
             self._report,
             loop=loop,
@@ -41,7 +41,7 @@ class Lab:
             idle_seconds=idle,
         )
 
-    def _report(self, ends: list[JobEnded]) -> None:
+    def _report(self, ends: list[Run]) -> None:
         for end in ends:
             self.reports.put(end)
 
@@ -60,7 +60,7 @@ class Lab:
         self.executors.start([job])
         return job
 
-    def ended(self) -> JobEnded:
+    def ended(self) -> Run:
         return self.reports.get(timeout=WAIT)
 
     def run(self, fn: Callable[..., object]) -> BaseException | None:
@@ -92,7 +92,7 @@ def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
         loop.close()
 
 
-def well(end: JobEnded, job: Job) -> bool:
+def well(end: Run, job: Job) -> bool:
     """Whether it is the good end of a job."""
     return (end.job, end.error, end.outcome) == (job, None, "ok")
 
@@ -356,7 +356,7 @@ def test_a_coroutine_cancelled_before_its_first_step_is_reported() -> None:
 
 def test_an_application_that_cancels_all_tasks_of_its_loop_loses_no_end() -> None:
     """As asyncio.run does at its end: tasks that have begun, and tasks that have not."""
-    reports: list[JobEnded] = []
+    reports: list[Run] = []
     lab_of: list[Lab] = []
 
     async def hangs(event: object) -> None:

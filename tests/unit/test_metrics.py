@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,9 +12,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from clusterkit.admin.prometheus import PrometheusMetrics
+from clusterkit.engine.executors import Executors
 from clusterkit.engine.jobs import HookTimedOut, Job, RebalanceCompleted
 from clusterkit.engine.measure import Measure
-from clusterkit.engine.runs import JobEnded
+from clusterkit.engine.runs import Run
 from clusterkit.hooks import HookKind, Hooks
 from clusterkit.metrics import HookOutcome, Metrics
 from clusterkit.model import Stats
@@ -52,10 +54,13 @@ def job(timeout: float | None = 30.0) -> Job:
 
 
 def tell_all(measure: Measure) -> None:
-    ended = JobEnded(job(), None, "ok", 0.5)
+    context = contextvars.copy_context()
+    executors = Executors(lambda ends: None, loop=None, context=context)
+    ended, counted_before = (Run(job(), executors, context, 0.0) for _ in range(2))
+    ended.outcome, ended.seconds = "ok", 0.5
     measure.open()
     measure.hooks_ended([ended])
-    measure.hooks_ended([replace(ended, outcome=None)])  # counted before, as out of time
+    measure.hooks_ended([counted_before])  # as out of time
     measure.timed_out(HookTimedOut(job(2.0)))
     measure.rebalance_ended(RebalanceCompleted(passage(), 3.0, superseded=False))
     measure.close()
