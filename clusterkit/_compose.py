@@ -95,10 +95,14 @@ def node(
     specs: tuple[HookSpec, ...],
     loop: asyncio.AbstractEventLoop | None,
     checks: tuple[HealthCheck, ...] = (),
+    *,
+    store: Store | None = None,
+    clock: Clock | None = None,
 ) -> Run:
     """A node that will join, with its hooks and health checks.
 
-    What is a coroutine runs on ``loop``, or on a private one where there is none.
+    What is a coroutine runs on ``loop``, or on a private one where there is none. ``store`` and
+    ``clock`` are for tests, in place of etcd and of the machine's.
 
     Raises:
         OptionError: There is no address.
@@ -127,7 +131,7 @@ def node(
             seed=secrets.randbits(64),
         ),
     )
-    return _assemble(options, profile, specs, loop, checks)
+    return _assemble(options, profile, specs, loop, checks, store, clock)
 
 
 def observer(options: Options, specs: tuple[HookSpec, ...]) -> Run:
@@ -188,9 +192,10 @@ def _assemble(
     loop: asyncio.AbstractEventLoop | None,
     checks: tuple[HealthCheck, ...] = (),
     store: Store | None = None,
+    clock: Clock | None = None,
 ) -> Run:
     keys = Keys.of(options.prefix, options.cluster)
-    clock = SystemClock()
+    clock = SystemClock() if clock is None else clock
     hook_timeout, migration_timeout = options.hook_timeout, options.migration_timeout
     # An observer has no name in the cluster; no node can have an empty one.
     node_id = "" if profile is None else profile.node_id

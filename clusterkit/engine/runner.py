@@ -12,38 +12,49 @@ import contextlib
 import logging
 import os
 import queue
-import random
-import secrets
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import replace
 
 from ..core import codec
 from ..core.keys import Keys
 from ..core.plan import held_by
 from ..core.records import RebalanceRequest
-from ..errors import ClusterKitError, KitStateError, NodeIdConflictError, StoreError
+from ..errors import KitStateError, NodeIdConflictError
 from ..hooks import HookSpec
 from ..model import KitState
-from ..ports import Clock, Put, RangeResult, Store, Txn
+from ..ports import Clock, Put, Store, Txn
 from . import effects as fx
 from .checks import Checks, HealthCheck
 from .comparison import ReadView
 from .departures import CloseHistory
 from .errands import Errands
 from .executors import Executors
-from .identity import abandon
 from .jobs import CancelJob, HookSlow, HookTimedOut, RebalanceCompleted, StartJobs
-from .join import DisplacedError, Joiner, Profile
+from .join import DisplacedError, Profile
 from .machine import Machine
 from .measure import Measure
+from .messages import (
+    AddHook,
+    Await,
+    Begin,
+    Checked,
+    Expect,
+    Finished,
+    JobsEnded,
+    Message,
+    Read,
+    Registered,
+    RegisterFailed,
+    Stop,
+)
+from .presence import Presence
 from .pruning import PruneHistory
 from .runs import Run
-from .session import KeepAlive, LeaseDoubted, LeaseLost, LeaseProven, Session
+from .session import LeaseDoubted, LeaseLost, LeaseProven
 from .snapshot import Snapshot
 from .watcher import Changed, Reread, WatchBroke, Watcher
 
@@ -52,85 +63,6 @@ logger = logging.getLogger(__name__)
 _JOIN_SECONDS = 2.0
 _CHECK_SECONDS = 1.0
 _EXIT_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Begin:
-    read: RangeResult
-
-
-@dataclass(frozen=True, slots=True)
-class _Expect:
-    nonce: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Registered:
-    session: Session
-
-
-@dataclass(frozen=True, slots=True)
-class _RegisterFailed:
-    after: str
-    error: ClusterKitError
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    result: RangeResult
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    failing: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _JobsEnded:
-    ends: list[Run]
-
-
-@dataclass(frozen=True, slots=True)
-class _AddHook:
-    spec: HookSpec
-
-
-@dataclass(frozen=True, slots=True)
-class _Await:
-    predicate: Callable[[Snapshot], bool]
-    future: Future[None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    timeout: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Finished:
-    pass
-
-
-_Message: TypeAlias = (
-    _Begin
-    | _Expect
-    | _Registered
-    | _RegisterFailed
-    | _Read
-    | _Checked
-    | _AddHook
-    | _Await
-    | _Stop
-    | _Finished
-    | Changed
-    | Reread
-    | WatchBroke
-    | LeaseDoubted
-    | LeaseLost
-    | LeaseProven
-    | _JobsEnded
-)
 
 
 class Runner:
@@ -178,21 +110,23 @@ class Runner:
         self._profile = profile
         self._connect_timeout = connect_timeout
         self._call_timeout = call_timeout
-        self._queue: queue.SimpleQueue[_Message] = queue.SimpleQueue()
-        self._executors = executors(lambda ends: self._queue.put(_JobsEnded(ends)))
+        self._queue: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._executors = executors(lambda ends: self._queue.put(JobsEnded(ends)))
         self._checks: Checks | None = None
         if checks is not None:
-            self._checks = checks(lambda failing: self._queue.put(_Checked(failing)))
-        self._waiting: list[_Await] = []
-        self._cancelled = threading.Event()
-        self._lock = threading.Lock()  # over the session, between joining and leaving
-        self._joining = threading.Lock()  # held while a join is under way, which a leave awaits
+            self._checks = checks(lambda failing: self._queue.put(Checked(failing)))
+        self._waiting: list[Await] = []
+        self._presence = Presence(
+            store=store,
+            clock=clock,
+            keys=keys,
+            profile=profile,
+            timeout=connect_timeout,
+            tell=self._queue.put,
+        )
         self._stopping = False
         self._held: tuple[int, ...] = ()
-        self._session: Session | None = None
-        self._joiner: Joiner | None = None
         self._errands: Errands | None = None
-        self._keep_alive: KeepAlive | None = None
         self._watcher: Watcher | None = None
         self._thread = threading.Thread(target=self._run, name="clusterkit-runner", daemon=True)
         self.snapshot: Snapshot | None = None
@@ -229,12 +163,11 @@ class Runner:
             self._store.close()
             self.ended.set_result(None)
             raise
-        self._queue.put(_Begin(read))
+        self._queue.put(Begin(read))
         self._thread.start()
         try:
             # A stop may come at any moment. It awaits this one, to find all that it has to end.
-            with self._joining:
-                self._refuse_if_cancelled()
+            with self._presence.joining():
                 self._watcher = Watcher(
                     self._store,
                     self._keys.root,
@@ -258,12 +191,12 @@ class Runner:
 
     def request_stop(self, timeout: float) -> None:
         """Asks the node to leave. Returns at once; safe in a signal handler and in a hook."""
-        self._cancelled.set()
-        self._queue.put(_Stop(timeout))
+        self._presence.cancel()
+        self._queue.put(Stop(timeout))
 
     def when(self, predicate: Callable[[Snapshot], bool]) -> Future[None]:
         """A future that is done when the predicate first holds; it fails if the run ends before."""
-        waiting = _Await(predicate, Future())
+        waiting = Await(predicate, Future())
         self._queue.put(waiting)
         if self.ended.done():  # perhaps nobody reads the queue any more
             self._fail(waiting)
@@ -294,13 +227,7 @@ class Runner:
             ClusterKitError: Joining failed; the node is still out.
         """
         self._refuse_unless_out()
-        with self._joining:
-            self._refuse_if_cancelled()
-            with self._lock:
-                session = self._session
-            # Another caller may have joined while this one waited.
-            if self.state is KitState.REMOVED and (session is None or session.lost):
-                session = self._join(None)
+        session = self._presence.rejoin(lambda: self.state is KitState.REMOVED)
 
         def over(s: Snapshot) -> bool:
             ended = session is not None and session.lost
@@ -338,7 +265,7 @@ class Runner:
 
     def add_hook(self, spec: HookSpec) -> None:
         """Has a hook told of what is so already, and of all that comes."""
-        self._queue.put(_AddHook(spec))
+        self._queue.put(AddHook(spec))
 
     def forget_parent(self) -> None:
         """In a forked child: whatever the parent may do, this process may not."""
@@ -355,100 +282,52 @@ class Runner:
         From Python 3.12 on no thread can be started any more at this point, so all of it happens
         on the thread that calls, which waits for the others.
         """
-        if self.forked or (self.ended.done() and self._session is None):
+        presence = self._presence
+        if self.forked or (self.ended.done() and not presence.present):
             return
         end = time.monotonic() + seconds
-        if self._stopping or self._cancelled.is_set():
+        if self._stopping or presence.cancelled:
             wait((self.ended,), timeout=seconds)  # a stop is under way: it does more than this
-        self._cancelled.set()
+        presence.cancel()
         # Without its runner the node owns nothing, follows nothing and starts no hook.
-        self._queue.put(_Finished())
+        self._queue.put(Finished())
         wait((self.ended,), timeout=max(0.0, end - time.monotonic()))
-        if not self._joining.acquire(timeout=max(0.0, end - time.monotonic())):
-            return
-        try:
-            with self._lock:
-                session, self._session = self._session, None
-            for helper in (self._keep_alive, self._watcher):
-                if helper is not None:
-                    helper.close(max(0.0, end - time.monotonic()))
-            if session is not None and session.proven(self._clock.monotonic()):
-                self._note_held()
-                self._end_stay(session, max(0.1, end - time.monotonic()))
+        with presence.at_rest(max(0.0, end - time.monotonic())) as at_rest:
+            if not at_rest:
+                return
+            presence.close(max(0.0, end - time.monotonic()))
+            if self._watcher is not None:
+                self._watcher.close(max(0.0, end - time.monotonic()))
+            self._note_held()
+            presence.leave_at_exit(self._held, max(0.1, end - time.monotonic()))
             self._store.close()
-        finally:
-            self._joining.release()
-
-    # -- joining and leaving: on the thread that calls, or one of their own ------------------
 
     def _serve(self, profile: Profile) -> None:
         self._errands = Errands(self._store, self._keys, profile.node_id, self._call_timeout)
-        self._keep_alive = KeepAlive(self._store, self._clock, self._queue.put)
-        self._joiner = Joiner(self._store, self._keys, self._clock, profile, self._connect_timeout)
-        self._join(None)
+        self._presence.open()
         self._errands.check_server()
         if self._checks is not None:
             self._checks.start()
 
-    def _refuse_if_cancelled(self) -> None:
-        if self._cancelled.is_set():
-            raise KitStateError("the kit was stopped while it was starting", state=KitState.STOPPED)
-
-    def _join(self, after: str | None) -> Session:
-        assert self._joiner is not None
-        assert self._keep_alive is not None
-        nonce = secrets.token_hex(16)
-        self._queue.put(_Expect(nonce))
-        session = self._joiner.join(nonce, after=after, cancelled=self._cancelled)
-        with self._lock:
-            self._session = session
-        self._keep_alive.attach(session)
-        self._queue.put(_Registered(session))
-        return session
-
-    def _rejoin(self, effect: fx.Register) -> None:
-        # Jitter: the nodes that an outage has fenced must not come back as one.
-        if self._cancelled.wait(effect.delay * random.uniform(0.5, 1.0)):
-            return
-        try:
-            with self._joining:
-                self._refuse_if_cancelled()
-                self._join(effect.after)
-        except ClusterKitError as e:
-            self._queue.put(_RegisterFailed(effect.after, e))
-        except Exception as e:
-            logger.exception("joining again failed in a way that is a defect")
-            self._queue.put(_RegisterFailed(effect.after, ClusterKitError(str(e))))
+    # -- leaving: on a thread of its own -----------------------------------------------------
 
     def _leave(self, timeout: float) -> None:
         deadline = self._clock.monotonic() + timeout
         try:
             self._await_roles(timeout)
-            # A join that is under way ends first, and is left.
-            with self._joining, self._lock:
-                session, self._session = self._session, None
-            self._end_stay(session, self._connect_timeout)
+            self._presence.leave(self._held)
             # The lease is gone or left to itself: only now is there nothing more to keep alive.
-            for helper in (self._checks, self._keep_alive, self._watcher, self._errands):
-                if helper is not None:
-                    helper.close(_JOIN_SECONDS)
+            if self._checks is not None:
+                self._checks.close(_JOIN_SECONDS)
+            self._presence.close(_JOIN_SECONDS)
+            if self._watcher is not None:
+                self._watcher.close(_JOIN_SECONDS)
+            if self._errands is not None:
+                self._errands.close(_JOIN_SECONDS)
             self._executors.close(max(0.0, deadline - self._clock.monotonic()))
             self._store.close()
         finally:
-            self._queue.put(_Finished())
-
-    def _end_stay(self, session: Session | None, timeout: float) -> None:
-        if self._profile is None or self._joiner is None:
-            return
-        try:
-            if session is not None and not session.lost:
-                self._joiner.leave(session, self._held, timeout=timeout)
-        except StoreError as e:
-            logger.warning("leaving failed, so the lease will have to expire: %s", e)
-        except Exception:
-            logger.exception("leaving failed in a way that is a defect")
-        # Its slot may be held for a while yet, or again: by an etcd restored from a backup.
-        abandon(self._profile.incarnation)
+            self._queue.put(Finished())
 
     def _await_roles(self, timeout: float) -> None:
         """Work that follows ownership ends before another node may take it up."""
@@ -462,12 +341,12 @@ class Runner:
         self._measure.open()
         while True:
             message = self._next()
-            if isinstance(message, _Finished):
+            if isinstance(message, Finished):
                 break
             try:
-                if isinstance(message, _Stop):
+                if isinstance(message, Stop):
                     self._stop(message)
-                elif isinstance(message, _Await):
+                elif isinstance(message, Await):
                     self._waiting.append(message)
                 elif self.failure is None:
                     for effect in self._tell(message):
@@ -483,11 +362,9 @@ class Runner:
         # A node that cannot follow the cluster must not go on serving a view of the past.
         logger.critical("the node failed by a defect of ClusterKit, and leaves", exc_info=defect)
         self.failure = defect
-        with self._lock:
-            if self._session is not None:
-                self._session.lose()
+        self._presence.lose()
 
-    def _next(self) -> _Message | None:
+    def _next(self) -> Message | None:
         wake_at = None if self.failure is not None else self._machine.wake_at()
         if wake_at is None:
             return self._queue.get()
@@ -504,12 +381,12 @@ class Runner:
             return self._queue.get_nowait()
         return None
 
-    def _tell(self, message: _Message | None) -> list[fx.Effect]:
+    def _tell(self, message: Message | None) -> list[fx.Effect]:
         at = fx.Instant(self._clock.monotonic(), self._clock.now())
         match message:
             case None:
                 return self._machine.tick(at)
-            case _JobsEnded(ends):
+            case JobsEnded(ends):
                 self._measure.hooks_ended(ends)
                 return self._machine.jobs_ended([(e.job.id, e.error) for e in ends], at)
             case Changed(batch):
@@ -518,22 +395,22 @@ class Runner:
                 return self._machine.lease(message, at)
             case Reread(result, reason):
                 return self._machine.reread(result, reason, at)
-            case _Read(result, number):
+            case Read(result, number):
                 return self._machine.compare(result, number, at)
-            case _Checked(failing):
+            case Checked(failing):
                 return self._machine.checked(failing, at)
             case WatchBroke():
                 self.watch_restarts += 1
-            case _AddHook(spec):
+            case AddHook(spec):
                 return self._machine.hook_added(spec, at)
-            case _Begin(read):
+            case Begin(read):
                 # A stop that came before it has ended a machine that knows of nothing.
                 return [] if self._stopping else self._machine.begin(read, at)
-            case _Expect(nonce):
+            case Expect(nonce):
                 self._machine.expect(nonce)
-            case _Registered(session):
+            case Registered(session):
                 return self._machine.registered(session, at)
-            case _RegisterFailed(after, error):
+            case RegisterFailed(after, error):
                 displaced = isinstance(error, DisplacedError | NodeIdConflictError)
                 return self._machine.register_failed(after, error, displaced, at)
         return []
@@ -580,28 +457,22 @@ class Runner:
                     self._errands.prune_history(effect)
             case ReadView(number):
                 if self._errands is not None:
-                    self._errands.read_view(lambda read: self._queue.put(_Read(read, number)))
+                    self._errands.read_view(lambda read: self._queue.put(Read(read, number)))
             case fx.ReadAgain(reason):
                 if self._watcher is not None:
                     self._watcher.read_again(reason)
             case fx.Register():
-                threading.Thread(
-                    target=self._rejoin, args=(effect,), name="clusterkit-rejoin", daemon=True
-                ).start()
+                self._presence.register(effect)
             case fx.Drop(session, slot):
-                with self._lock:
-                    if self._session is session:
-                        self._session = None
-                if self._keep_alive is not None:
-                    self._keep_alive.detach(session)
+                self._presence.drop(session)
                 if self._errands is not None:
                     self._errands.revoke(session, slot=slot)
 
-    def _stop(self, message: _Stop) -> None:
+    def _stop(self, message: Stop) -> None:
         if self._stopping:
             return
         self._stopping = True
-        self._cancelled.set()
+        self._presence.cancel()
         self._note_held()
         if self.failure is None:
             at = fx.Instant(self._clock.monotonic(), self._clock.now())
@@ -617,7 +488,7 @@ class Runner:
         except RuntimeError as e:
             # The interpreter ends: what leaves at its exit does the rest.
             logger.debug("no thread can be started to leave on: %s", e)
-            self._queue.put(_Finished())
+            self._queue.put(Finished())
 
     def _note_held(self) -> None:
         if self.snapshot is not None and self._profile is not None:
@@ -627,7 +498,7 @@ class Runner:
     def _check_waiting(self) -> None:
         if not self._waiting or (snapshot := self.snapshot) is None:
             return
-        still: list[_Await] = []
+        still: list[Await] = []
         for waiting in self._waiting:
             if waiting.future.cancelled():
                 continue
@@ -649,10 +520,10 @@ class Runner:
                 message = self._queue.get_nowait()
             except queue.Empty:
                 return
-            if isinstance(message, _Await):
+            if isinstance(message, Await):
                 self._fail(message)
 
-    def _fail(self, waiting: _Await) -> None:
+    def _fail(self, waiting: Await) -> None:
         # It may have been cancelled, or failed by another thread, in between.
         with contextlib.suppress(InvalidStateError):
             waiting.future.set_exception(self._stopped())

@@ -21,6 +21,7 @@ from typing import Any, get_args
 from clusterkit import _compose
 from clusterkit.core.records import Process
 from clusterkit.engine import effects as fx
+from clusterkit.engine import messages
 from clusterkit.engine import runner as engine
 from clusterkit.engine.watcher import Changed, Reread, WatchBroke
 from clusterkit.errors import ClusterKitError, KitStateError, NotOwnerError, StoreError
@@ -60,9 +61,9 @@ def record_views(record: Recorder) -> None:
 
     def telling(self: engine.Runner, message: Any) -> list[fx.Effect]:
         match message:
-            case engine._Begin():
+            case messages.Begin():
                 how[""] = "start"
-            case engine._Expect(nonce):
+            case messages.Expect(nonce):
                 record("expect", nonce=nonce)
             case Changed():
                 how[""] = "watch"
@@ -76,7 +77,7 @@ def record_views(record: Recorder) -> None:
         try:
             return tell(self, message)
         finally:
-            if not isinstance(message, engine._Begin | Changed | Reread):
+            if not isinstance(message, messages.Begin | Changed | Reread):
                 how[""] = "other"
 
     def carrying_out(self: engine.Runner, effect: fx.Effect) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
 
-from clusterkit import FencedError, KitState, StoreUnavailableError
+from clusterkit import FencedError, KitState, StoreUnavailableError, _compose
 from clusterkit._compose import Run
 from clusterkit.config import Options
 from clusterkit.engine.clock import SystemClock
@@ -41,9 +40,7 @@ class Kit(ClusterKit):
     def _assemble(self, options: Options, loop: asyncio.AbstractEventLoop | None) -> Run:
         self.clock = LeapingClock()
         self.store = FaultyStore(MemoryStore())
-        run = super()._assemble(options, loop)
-        run.runner._clock, run.runner._store = self.clock, self.store
-        return replace(run, clock=self.clock)
+        return _compose.node(options, self._specs(), loop, store=self.store, clock=self.clock)
 
     def session(self) -> Session:
         run = self._running()
