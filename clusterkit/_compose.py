@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -16,6 +18,7 @@ from .core.ledger import Ledger
 from .core.ownership import ALGORITHM_VERSION, rows_of
 from .core.plan import held_by
 from .core.records import ClusterConfig
+from .engine.administration import Administration
 from .engine.checks import Checks, HealthCheck
 from .engine.clock import SystemClock
 from .engine.dispatcher import Dispatcher
@@ -129,6 +132,8 @@ def node(
             key_hash=options.key_hash,
             algorithm_version=ALGORITHM_VERSION,
             seed=secrets.randbits(64),
+            balance_percent=None if options.balance is None else round(options.balance * 100),
+            balance_primaries=options.balance_primaries,
         ),
     )
     return _assemble(options, profile, specs, loop, checks, store, clock)
@@ -185,6 +190,21 @@ def remove_node(options: Options, node_id: str) -> Removal:
         store.close()
 
 
+@contextlib.contextmanager
+def administration(options: Options) -> Iterator[Administration]:
+    """What an administrator may change in the cluster that the options name."""
+    store = store_of(options)
+    try:
+        yield Administration(
+            store,
+            Keys.of(options.prefix, options.cluster),
+            SystemClock(),
+            options.connect_timeout.total_seconds(),
+        )
+    finally:
+        store.close()
+
+
 def _assemble(
     options: Options,
     profile: Profile | None,
@@ -203,6 +223,7 @@ def _assemble(
         specs,
         node_id=node_id,
         max_concurrent=options.max_concurrent_hooks,
+        max_moves=options.max_moves_in_flight,
         hook_timeout=None if hook_timeout is None else hook_timeout.total_seconds(),
         migration_timeout=None if migration_timeout is None else migration_timeout.total_seconds(),
         slow_after=options.slow_hook_after.total_seconds(),

@@ -27,8 +27,11 @@ from ._variables import Variable
 __all__ = [
     "TTL",
     "Address",
+    "Balance",
+    "CountOrNone",
     "Endpoints",
     "FenceMargin",
+    "Flag",
     "Grace",
     "KeyHash",
     "Name",
@@ -45,6 +48,7 @@ __all__ = [
     "Username",
     "Whole",
     "Zone",
+    "read_balance",
 ]
 
 _LONGEST: Final = timedelta(days=1)
@@ -99,6 +103,38 @@ def _fence_margin(value: object, info: ValidationInfo) -> timedelta:
             "keep-alives, a third of that apart, there would be no time to act as an owner"
         )
     return margin
+
+
+def read_balance(value: object) -> float | None:
+    """Reads a factor from 1 to 100 with at most two decimals, or nothing."""
+    if isinstance(value, Variable):
+        if value.strip() == "none":
+            return None
+        value = _texts.decimal(value)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("it is not a number")
+    if not 1 <= value <= 100:
+        raise ValueError("it is not from 1 to 100")
+    if round(value, 2) != value:
+        raise ValueError("it has more than two decimals")
+    return float(value)
+
+
+def _flag(value: object) -> object:
+    if isinstance(value, Variable):
+        found = {"true": True, "false": False}.get(value.strip().lower())
+        if found is None:
+            raise ValueError("it is neither true nor false")
+        return found
+    return value
+
+
+def _whole_or_none(value: object) -> object:
+    if isinstance(value, Variable) and value.strip() == "none":
+        return None
+    return _whole(value)
 
 
 def _not_yet(value: str) -> str:
@@ -182,6 +218,11 @@ Address: TypeAlias = Annotated[str, AfterValidator(_address)] | None
 Endpoints: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_endpoints)]
 Texts: TypeAlias = Annotated[Mapping[str, str], PlainValidator(_mapping)]
 Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
+Balance: TypeAlias = Annotated[float | None, PlainValidator(read_balance)]
+Flag: TypeAlias = Annotated[bool, BeforeValidator(_flag)]
+CountOrNone: TypeAlias = Annotated[
+    Annotated[int, Field(ge=1, le=1000)] | None, BeforeValidator(_whole_or_none)
+]
 
 KeyHash: TypeAlias = Annotated[Literal["crc32", "blake2b"], BeforeValidator(_choice)]
 OnConflict: TypeAlias = Annotated[Literal["takeover", "wait", "fail"], BeforeValidator(_choice)]

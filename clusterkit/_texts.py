@@ -12,7 +12,17 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 
-__all__ = ["duration", "host_port", "name", "pairs", "path", "plain", "texts", "whole_number"]
+__all__ = [
+    "decimal",
+    "duration",
+    "host_port",
+    "name",
+    "pairs",
+    "path",
+    "plain",
+    "texts",
+    "whole_number",
+]
 
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
 _DURATION = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
@@ -29,6 +39,14 @@ def whole_number(text: str) -> int:
     if not _WHOLE.fullmatch(text):
         raise ValueError("it is not a whole number")
     return int(text)
+
+
+def decimal(text: str) -> float:
+    """Reads ``1`` or ``1.25``: decimal digits, with at most one point between them."""
+    text = text.strip()
+    if not re.fullmatch(_NUMBER, text):
+        raise ValueError("it is not a number")
+    return float(text)
 
 
 def duration(text: str) -> timedelta:

@@ -23,11 +23,11 @@ from . import _option_types as types
 from . import _tls
 from ._option_errors import ARGUMENT, problem_in, refusal
 from ._tls import TLS
-from ._variables import find_variable, nearest, warn_of_unknown_variables
+from ._variables import Variable, find_variable, nearest, warn_of_unknown_variables
 from .hooks import Duration, Hooks
 from .metrics import Metrics
 
-__all__ = ["TLS", "Duration", "Options", "OptionsDict"]
+__all__ = ["TLS", "Duration", "Options", "OptionsDict", "balance_percent_of"]
 
 
 class OptionsDict(TypedDict, total=False):
@@ -49,6 +49,10 @@ class OptionsDict(TypedDict, total=False):
         labels: The application's own facts about this node.
         partitions: How many partitions the cluster has; 64. Fixed when the cluster is made.
         replication_factor: How many nodes hold each partition; 3.
+        balance: No node holds more than so many times its fair share, such as 1.25, rounded up;
+            None, the default, for no bound. Taken when the cluster is made, and changed by
+            ``clusterkit settings``, as ``replication_factor`` and ``balance_primaries`` are.
+        balance_primaries: Whether primaries are evened out among the holders; False.
         key_hash: How keys become partitions: ``crc32``, or ``blake2b`` where an attacker chooses
             keys. Fixed when the cluster is made.
         ownership: ``assigned``; ``exclusive`` is not available in this release.
@@ -65,6 +69,8 @@ class OptionsDict(TypedDict, total=False):
         migration_timeout: The time a partition-change hook has, 600; None for no limit.
         slow_hook_after: After how long a hook is logged as slow; 5.
         max_concurrent_hooks: How many hooks run at once, 50; two places are kept for urgent news.
+        max_moves_in_flight: How many partitions this node fetches at once; None, the default, for
+            as many as hooks may run. Those with the fewest live copies come first.
         connect_timeout: How long ``start()`` looks for an etcd that answers; 5.
         drain_timeout: The longest that ``stop()`` waits for what is under way; 30.
         hooks: A registry whose hooks the kit takes over.
@@ -86,6 +92,8 @@ class OptionsDict(TypedDict, total=False):
     labels: Mapping[str, str]
     partitions: int
     replication_factor: int
+    balance: float | None
+    balance_primaries: bool
     key_hash: Literal["crc32", "blake2b"]
     ownership: Literal["assigned", "exclusive"]
     storage: Literal["memory", "disk"]
@@ -98,6 +106,7 @@ class OptionsDict(TypedDict, total=False):
     migration_timeout: Duration | None
     slow_hook_after: Duration
     max_concurrent_hooks: int
+    max_moves_in_flight: int | None
     connect_timeout: Duration
     drain_timeout: Duration
     hooks: Hooks
@@ -164,6 +173,14 @@ class Options(BaseModel):
         64, "Give a whole number from 1 to 1048576.", ge=1, le=1_048_576
     )
     replication_factor: types.Whole = _option(3, "Give a whole number from 1 to 64.", ge=1, le=64)
+    balance: types.Balance = _option(
+        None,
+        "Give a number from 1 to 100 with at most two decimals, such as 1.25; or None (in a "
+        "variable: none) for no bound.",
+    )
+    balance_primaries: types.Flag = _option(
+        False, "Give True or False; in a variable true or false."
+    )
     key_hash: types.KeyHash = _option("crc32", "Give 'crc32' or 'blake2b'.")
     ownership: types.Ownership = _option("assigned", "Give 'assigned', or leave it out.")
     storage: types.Storage = _option("memory", "Give 'memory' or 'disk'.")
@@ -187,6 +204,10 @@ class Options(BaseModel):
         "changes need one.",
         ge=3,
         le=1000,
+    )
+    max_moves_in_flight: types.CountOrNone = _option(
+        None,
+        "Give a whole number from 1 to 1000; or None (in a variable: none) for no limit.",
     )
     connect_timeout: types.Timeout = _option(5, _TIME)
     drain_timeout: types.Pause = _option(
@@ -253,6 +274,20 @@ class Options(BaseModel):
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
             yield name, "***" if isinstance(value, SecretStr) else value
+
+
+def balance_percent_of(text: str) -> int:
+    """Reads what ``clusterkit settings --balance`` is given: hundredths, 0 for ``none``.
+
+    Raises:
+        OptionError: It is no such number.
+    """
+    try:
+        balance = types.read_balance(Variable(text))
+    except ValueError as problem:
+        remedy = Options.model_fields["balance"].description or ""
+        raise refusal("balance", text, ARGUMENT, str(problem), remedy) from None
+    return 0 if balance is None else round(balance * 100)
 
 
 def _take_environ(given: dict[str, object]) -> Mapping[str, str]:

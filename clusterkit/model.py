@@ -118,6 +118,7 @@ class ClusterView:
         nodes: The members by id, in the order of their ids.
         partitions: All partitions, in the order of their indexes.
         replication_factor: How many holders each partition should have.
+        cordoned: The ids of the members that an administrator has hold nothing.
     """
 
     revision: int
@@ -125,6 +126,7 @@ class ClusterView:
     partitions: Sequence[Partition]
     replication_factor: int
     _index_of: Callable[[Key], int] = field(repr=False, compare=False)
+    cordoned: frozenset[str] = frozenset()
 
     def partition_for(self, key: Key, /) -> Partition:
         """The partition that a key belongs to. The same for ever, whatever nodes come and go."""

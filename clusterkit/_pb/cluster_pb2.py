@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63lusterkit/v1/cluster.proto\x12\rclusterkit.v1\"\x8e\x01\n\rClusterConfig\x12\x12\n\npartitions\x18\x01 \x01(\r\x12\x1a\n\x12replication_factor\x18\x02 \x01(\r\x12\x10\n\x08key_hash\x18\x03 \x01(\t\x12\x19\n\x11\x61lgorithm_version\x18\x04 \x01(\r\x12\x0c\n\x04seed\x18\x05 \x01(\x06\x12\x12\n\ncreated_at\x18\x06 \x01(\x03\"]\n\x07Process\x12\x0f\n\x07\x62oot_id\x18\x01 \x01(\t\x12\x15\n\rpid_namespace\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0f\n\x07started\x18\x04 \x01(\x04\x12\x0c\n\x04host\x18\x05 \x01(\t\"E\n\x0cRegistration\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x11\n\tjoined_at\x18\x03 \x01(\x03\"\xa6\x01\n\tDeparture\x12\x31\n\x0cregistration\x18\x01 \x01(\x0b\x32\x1b.clusterkit.v1.Registration\x12*\n\x06reason\x18\x02 \x01(\x0e\x32\x1a.clusterkit.v1.LeaveReason\x12\x0f\n\x07left_at\x18\x03 \x01(\x03\x12\x15\n\rleft_revision\x18\x04 \x01(\x03\x12\x12\n\npartitions\x18\x05 \x03(\r\"\xe8\x03\n\x04Node\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x33\n\x08services\x18\x02 \x03(\x0b\x32!.clusterkit.v1.Node.ServicesEntry\x12\x0c\n\x04zone\x18\x03 \x01(\t\x12\x0e\n\x06weight\x18\x04 \x01(\r\x12/\n\x06labels\x18\x05 \x03(\x0b\x32\x1f.clusterkit.v1.Node.LabelsEntry\x12\'\n\x05state\x18\x06 \x01(\x0e\x32\x18.clusterkit.v1.NodeState\x12\'\n\x07storage\x18\x07 \x01(\x0e\x32\x16.clusterkit.v1.Storage\x12\x31\n\x0cregistration\x18\x08 \x01(\x0b\x32\x1b.clusterkit.v1.Registration\x12*\n\x08previous\x18\t \x01(\x0b\x32\x18.clusterkit.v1.Departure\x12\x11\n\tbootstrap\x18\n \x01(\x08\x12\'\n\x07process\x18\x0b \x01(\x0b\x32\x16.clusterkit.v1.Process\x1a/\n\rServicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\".\n\x05\x41live\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x16\n\x0e\x66\x61iling_checks\x18\x02 \x03(\t\"b\n\x07History\x12)\n\x04open\x18\x01 \x01(\x0b\x32\x1b.clusterkit.v1.Registration\x12,\n\ndepartures\x18\x02 \x03(\x0b\x32\x18.clusterkit.v1.Departure\"\'\n\x07\x41pplied\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"1\n\nMembership\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\nchanged_at\x18\x02 \x01(\x03\"B\n\tRebalance\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x14\n\x0crequested_at\x18\x03 \x01(\x03*W\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11NODE_STATE_ACTIVE\x10\x01\x12\x17\n\x13NODE_STATE_DRAINING\x10\x02*H\n\x07Storage\x12\x17\n\x13STORAGE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTORAGE_MEMORY\x10\x01\x12\x10\n\x0cSTORAGE_DISK\x10\x02*\xb4\x01\n\x0bLeaveReason\x12\x1c\n\x18LEAVE_REASON_UNSPECIFIED\x10\x00\x12%\n!LEAVE_REASON_HEALTH_CHECK_FAILURE\x10\x01\x12\"\n\x1eLEAVE_REASON_GRACEFUL_SHUTDOWN\x10\x02\x12!\n\x1dLEAVE_REASON_REMOVED_BY_ADMIN\x10\x03\x12\x19\n\x15LEAVE_REASON_REPLACED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63lusterkit/v1/cluster.proto\x12\rclusterkit.v1\"\xc2\x01\n\rClusterConfig\x12\x12\n\npartitions\x18\x01 \x01(\r\x12\x1a\n\x12replication_factor\x18\x02 \x01(\r\x12\x10\n\x08key_hash\x18\x03 \x01(\t\x12\x19\n\x11\x61lgorithm_version\x18\x04 \x01(\r\x12\x0c\n\x04seed\x18\x05 \x01(\x06\x12\x12\n\ncreated_at\x18\x06 \x01(\x03\x12\x17\n\x0f\x62\x61lance_percent\x18\x07 \x01(\r\x12\x19\n\x11\x62\x61lance_primaries\x18\x08 \x01(\x08\"\'\n\x06\x43ordon\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05since\x18\x02 \x01(\x03\"]\n\x07Process\x12\x0f\n\x07\x62oot_id\x18\x01 \x01(\t\x12\x15\n\rpid_namespace\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x0f\n\x07started\x18\x04 \x01(\x04\x12\x0c\n\x04host\x18\x05 \x01(\t\"E\n\x0cRegistration\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x11\n\tjoined_at\x18\x03 \x01(\x03\"\xa6\x01\n\tDeparture\x12\x31\n\x0cregistration\x18\x01 \x01(\x0b\x32\x1b.clusterkit.v1.Registration\x12*\n\x06reason\x18\x02 \x01(\x0e\x32\x1a.clusterkit.v1.LeaveReason\x12\x0f\n\x07left_at\x18\x03 \x01(\x03\x12\x15\n\rleft_revision\x18\x04 \x01(\x03\x12\x12\n\npartitions\x18\x05 \x03(\r\"\xe8\x03\n\x04Node\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x33\n\x08services\x18\x02 \x03(\x0b\x32!.clusterkit.v1.Node.ServicesEntry\x12\x0c\n\x04zone\x18\x03 \x01(\t\x12\x0e\n\x06weight\x18\x04 \x01(\r\x12/\n\x06labels\x18\x05 \x03(\x0b\x32\x1f.clusterkit.v1.Node.LabelsEntry\x12\'\n\x05state\x18\x06 \x01(\x0e\x32\x18.clusterkit.v1.NodeState\x12\'\n\x07storage\x18\x07 \x01(\x0e\x32\x16.clusterkit.v1.Storage\x12\x31\n\x0cregistration\x18\x08 \x01(\x0b\x32\x1b.clusterkit.v1.Registration\x12*\n\x08previous\x18\t \x01(\x0b\x32\x18.clusterkit.v1.Departure\x12\x11\n\tbootstrap\x18\n \x01(\x08\x12\'\n\x07process\x18\x0b \x01(\x0b\x32\x16.clusterkit.v1.Process\x1a/\n\rServicesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\".\n\x05\x41live\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\x16\n\x0e\x66\x61iling_checks\x18\x02 \x03(\t\"b\n\x07History\x12)\n\x04open\x18\x01 \x01(\x0b\x32\x1b.clusterkit.v1.Registration\x12,\n\ndepartures\x18\x02 \x03(\x0b\x32\x18.clusterkit.v1.Departure\"\'\n\x07\x41pplied\x12\r\n\x05nonce\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\"1\n\nMembership\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x12\n\nchanged_at\x18\x02 \x01(\x03\"B\n\tRebalance\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x14\n\x0crequested_at\x18\x03 \x01(\x03*W\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11NODE_STATE_ACTIVE\x10\x01\x12\x17\n\x13NODE_STATE_DRAINING\x10\x02*H\n\x07Storage\x12\x17\n\x13STORAGE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTORAGE_MEMORY\x10\x01\x12\x10\n\x0cSTORAGE_DISK\x10\x02*\xb4\x01\n\x0bLeaveReason\x12\x1c\n\x18LEAVE_REASON_UNSPECIFIED\x10\x00\x12%\n!LEAVE_REASON_HEALTH_CHECK_FAILURE\x10\x01\x12\"\n\x1eLEAVE_REASON_GRACEFUL_SHUTDOWN\x10\x02\x12!\n\x1dLEAVE_REASON_REMOVED_BY_ADMIN\x10\x03\x12\x19\n\x15LEAVE_REASON_REPLACED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -25,34 +25,36 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_NODE_SERVICESENTRY']._serialized_options = b'8\001'
   _globals['_NODE_LABELSENTRY']._options = None
   _globals['_NODE_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_NODESTATE']._serialized_start=1325
-  _globals['_NODESTATE']._serialized_end=1412
-  _globals['_STORAGE']._serialized_start=1414
-  _globals['_STORAGE']._serialized_end=1486
-  _globals['_LEAVEREASON']._serialized_start=1489
-  _globals['_LEAVEREASON']._serialized_end=1669
+  _globals['_NODESTATE']._serialized_start=1418
+  _globals['_NODESTATE']._serialized_end=1505
+  _globals['_STORAGE']._serialized_start=1507
+  _globals['_STORAGE']._serialized_end=1579
+  _globals['_LEAVEREASON']._serialized_start=1582
+  _globals['_LEAVEREASON']._serialized_end=1762
   _globals['_CLUSTERCONFIG']._serialized_start=47
-  _globals['_CLUSTERCONFIG']._serialized_end=189
-  _globals['_PROCESS']._serialized_start=191
-  _globals['_PROCESS']._serialized_end=284
-  _globals['_REGISTRATION']._serialized_start=286
-  _globals['_REGISTRATION']._serialized_end=355
-  _globals['_DEPARTURE']._serialized_start=358
-  _globals['_DEPARTURE']._serialized_end=524
-  _globals['_NODE']._serialized_start=527
-  _globals['_NODE']._serialized_end=1015
-  _globals['_NODE_SERVICESENTRY']._serialized_start=921
-  _globals['_NODE_SERVICESENTRY']._serialized_end=968
-  _globals['_NODE_LABELSENTRY']._serialized_start=970
-  _globals['_NODE_LABELSENTRY']._serialized_end=1015
-  _globals['_ALIVE']._serialized_start=1017
-  _globals['_ALIVE']._serialized_end=1063
-  _globals['_HISTORY']._serialized_start=1065
-  _globals['_HISTORY']._serialized_end=1163
-  _globals['_APPLIED']._serialized_start=1165
-  _globals['_APPLIED']._serialized_end=1204
-  _globals['_MEMBERSHIP']._serialized_start=1206
-  _globals['_MEMBERSHIP']._serialized_end=1255
-  _globals['_REBALANCE']._serialized_start=1257
-  _globals['_REBALANCE']._serialized_end=1323
+  _globals['_CLUSTERCONFIG']._serialized_end=241
+  _globals['_CORDON']._serialized_start=243
+  _globals['_CORDON']._serialized_end=282
+  _globals['_PROCESS']._serialized_start=284
+  _globals['_PROCESS']._serialized_end=377
+  _globals['_REGISTRATION']._serialized_start=379
+  _globals['_REGISTRATION']._serialized_end=448
+  _globals['_DEPARTURE']._serialized_start=451
+  _globals['_DEPARTURE']._serialized_end=617
+  _globals['_NODE']._serialized_start=620
+  _globals['_NODE']._serialized_end=1108
+  _globals['_NODE_SERVICESENTRY']._serialized_start=1014
+  _globals['_NODE_SERVICESENTRY']._serialized_end=1061
+  _globals['_NODE_LABELSENTRY']._serialized_start=1063
+  _globals['_NODE_LABELSENTRY']._serialized_end=1108
+  _globals['_ALIVE']._serialized_start=1110
+  _globals['_ALIVE']._serialized_end=1156
+  _globals['_HISTORY']._serialized_start=1158
+  _globals['_HISTORY']._serialized_end=1256
+  _globals['_APPLIED']._serialized_start=1258
+  _globals['_APPLIED']._serialized_end=1297
+  _globals['_MEMBERSHIP']._serialized_start=1299
+  _globals['_MEMBERSHIP']._serialized_end=1348
+  _globals['_REBALANCE']._serialized_start=1350
+  _globals['_REBALANCE']._serialized_end=1416
 # @@protoc_insertion_point(module_scope)

@@ -38,20 +38,32 @@ LEAVE_REASON_REMOVED_BY_ADMIN: LeaveReason
 LEAVE_REASON_REPLACED: LeaveReason
 
 class ClusterConfig(_message.Message):
-    __slots__ = ("partitions", "replication_factor", "key_hash", "algorithm_version", "seed", "created_at")
+    __slots__ = ("partitions", "replication_factor", "key_hash", "algorithm_version", "seed", "created_at", "balance_percent", "balance_primaries")
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     REPLICATION_FACTOR_FIELD_NUMBER: _ClassVar[int]
     KEY_HASH_FIELD_NUMBER: _ClassVar[int]
     ALGORITHM_VERSION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    BALANCE_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    BALANCE_PRIMARIES_FIELD_NUMBER: _ClassVar[int]
     partitions: int
     replication_factor: int
     key_hash: str
     algorithm_version: int
     seed: int
     created_at: int
-    def __init__(self, partitions: _Optional[int] = ..., replication_factor: _Optional[int] = ..., key_hash: _Optional[str] = ..., algorithm_version: _Optional[int] = ..., seed: _Optional[int] = ..., created_at: _Optional[int] = ...) -> None: ...
+    balance_percent: int
+    balance_primaries: bool
+    def __init__(self, partitions: _Optional[int] = ..., replication_factor: _Optional[int] = ..., key_hash: _Optional[str] = ..., algorithm_version: _Optional[int] = ..., seed: _Optional[int] = ..., created_at: _Optional[int] = ..., balance_percent: _Optional[int] = ..., balance_primaries: bool = ...) -> None: ...
+
+class Cordon(_message.Message):
+    __slots__ = ("reason", "since")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    since: int
+    def __init__(self, reason: _Optional[str] = ..., since: _Optional[int] = ...) -> None: ...
 
 class Process(_message.Message):
     __slots__ = ("boot_id", "pid_namespace", "pid", "started", "host")

@@ -18,8 +18,8 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from clusterkit._compose import read_cluster, remove_node
-from clusterkit.config import Options
+from clusterkit._compose import administration, read_cluster, remove_node
+from clusterkit.config import Options, balance_percent_of
 from clusterkit.errors import ClusterKitError, OptionError
 from clusterkit.hooks import Hooks
 
@@ -149,6 +149,73 @@ def remove(
             f"removed {removal.node.id} at {removal.node.address} from {options.cluster}: it held "
             f"{len(removal.partitions)} partitions"
         )
+
+
+@app.command()
+@connection_options
+def cordon(
+    options: Options,
+    node: Annotated[str, typer.Argument(help="The node's id, as 'nodes' lists it.")],
+    reason: Annotated[str, typer.Option(help="Why, for whoever looks later.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Have a node hold nothing, also after a restart. Its partitions move to the others."""
+    with administration(options) as admin:
+        done = admin.cordon(node, reason)
+    if as_json:
+        _print_json(render.cordon_document(options.cluster, node, True, done))
+    else:
+        print(f"{node} is cordoned" + ("" if done.changed else " already"))
+
+
+@app.command()
+@connection_options
+def uncordon(
+    options: Options,
+    node: Annotated[str, typer.Argument(help="The node's id.")],
+    as_json: AsJson = False,
+) -> None:
+    """Let a node that was cordoned hold partitions again."""
+    with administration(options) as admin:
+        done = admin.uncordon(node)
+    if as_json:
+        _print_json(render.cordon_document(options.cluster, node, False, done))
+    else:
+        print(f"{node} is " + ("not cordoned any more" if done.changed else "not cordoned"))
+
+
+@app.command()
+@connection_options
+def settings(
+    options: Options,
+    replication_factor: Annotated[
+        int | None, typer.Option(min=1, max=64, help="How many nodes hold each partition.")
+    ] = None,
+    balance: Annotated[
+        str | None,
+        typer.Option(help="No node above so many times its fair share, such as 1.25; or none."),
+    ] = None,
+    balance_primaries: Annotated[
+        bool | None,
+        typer.Option(
+            "--balance-primaries/--no-balance-primaries",
+            help="Even the primaries out among the holders.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a cluster places its partitions, and change what is named. All nodes follow."""
+    percent = None if balance is None else balance_percent_of(balance)
+    with administration(options) as admin:
+        done = admin.settings(
+            replication_factor=replication_factor,
+            balance_percent=percent,
+            balance_primaries=balance_primaries,
+        )
+    if as_json:
+        _print_json(render.settings_document(options.cluster, done))
+    else:
+        print(render.settings_lines(options.cluster, done))
 
 
 @app.command()

@@ -10,8 +10,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from clusterkit.engine.administration import Changed
 from clusterkit.engine.removal import Removal
-from clusterkit.model import ClusterView, Partition
+from clusterkit.model import ClusterView, Node, Partition
 
 from .records import plain
 
@@ -30,7 +31,7 @@ def nodes_document(cluster: str, view: ClusterView) -> dict[str, Any]:
                 "zone": node.zone,
                 "weight": node.weight,
                 "labels": plain(node.labels),
-                "state": node.state,
+                "state": _state(view, node),
                 "incarnation": node.incarnation,
                 "joined_at": plain(node.joined_at),
                 "primary_of": primaries[node.id],
@@ -55,7 +56,7 @@ def nodes_table(cluster: str, view: ClusterView) -> Group:
             node.id,
             node.address,
             node.zone or "-",
-            node.state,
+            _state(view, node),
             f"{node.joined_at:%Y-%m-%d %H:%M:%S}",
             str(node.weight),
             str(primaries[node.id]),
@@ -110,6 +111,53 @@ def removal_document(cluster: str, removal: Removal) -> dict[str, Any]:
         "reason": "removed_by_admin",
         "partitions": list(removal.partitions),
     }
+
+
+def cordon_document(cluster: str, node_id: str, cordoned: bool, done: Changed) -> dict[str, Any]:
+    """What ``clusterkit cordon --json`` and ``uncordon --json`` print."""
+    return {
+        "cluster": cluster,
+        "revision": done.revision,
+        "node": node_id,
+        "cordoned": cordoned,
+        "changed": done.changed,
+    }
+
+
+def settings_document(cluster: str, done: Changed) -> dict[str, Any]:
+    """What ``clusterkit settings --json`` prints."""
+    config = done.config
+    percent = config.balance_percent
+    return {
+        "cluster": cluster,
+        "revision": done.revision,
+        "partitions": config.partitions,
+        "replication_factor": config.replication_factor,
+        "key_hash": config.key_hash,
+        "balance": None if percent is None else percent / 100,
+        "balance_primaries": config.balance_primaries,
+        "changed": done.changed,
+    }
+
+
+def settings_lines(cluster: str, done: Changed) -> str:
+    """What ``clusterkit settings`` prints."""
+    document = settings_document(cluster, done)
+    names = [name for name in document if name not in ("cluster", "revision", "changed")]
+    width = max(map(len, names))
+    lines = [f"{cluster}: settings at revision {done.revision}"]
+    lines += [f"  {name:<{width}}  {_word(document[name])}" for name in names]
+    return "\n".join(lines)
+
+
+def _word(value: object) -> str:
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _state(view: ClusterView, node: Node) -> str:
+    return "cordoned" if node.id in view.cordoned else node.state
 
 
 def held_by(partitions: Iterable[Partition], node_id: str | None) -> list[Partition]:

@@ -20,6 +20,7 @@ from .placement import MAX_WEIGHT
 from .records import (
     Alive,
     ClusterConfig,
+    Cordon,
     Departure,
     EndReason,
     History,
@@ -123,7 +124,18 @@ def encode_config(c: ClusterConfig, created_at: datetime) -> bytes:
         algorithm_version=c.algorithm_version,
         seed=c.seed,
         created_at=to_micros(created_at),
+        balance_percent=c.balance_percent or 0,
+        balance_primaries=c.balance_primaries,
     ).SerializeToString(deterministic=True)
+
+
+def config_with(raw: bytes, c: ClusterConfig) -> bytes:
+    """The config ``raw`` with what may change in a cluster's life as in ``c``."""
+    m = _parse(pb.ClusterConfig(), raw)
+    m.replication_factor = c.replication_factor
+    m.balance_percent = c.balance_percent or 0
+    m.balance_primaries = c.balance_primaries
+    return m.SerializeToString(deterministic=True)
 
 
 def decode_config(data: bytes) -> ClusterConfig:
@@ -136,8 +148,23 @@ def decode_config(data: bytes) -> ClusterConfig:
             "which this release cannot serve"
         )
     return ClusterConfig(
-        m.partitions, m.replication_factor, m.key_hash, m.algorithm_version, m.seed
+        m.partitions,
+        m.replication_factor,
+        m.key_hash,
+        m.algorithm_version,
+        m.seed,
+        balance_percent=m.balance_percent or None,
+        balance_primaries=m.balance_primaries,
     )
+
+
+def encode_cordon(c: Cordon) -> bytes:
+    return pb.Cordon(reason=c.reason, since=to_micros(c.since)).SerializeToString()
+
+
+def decode_cordon(data: bytes) -> Cordon:
+    m = _parse(pb.Cordon(), data)
+    return Cordon(m.reason, _time(m.since))
 
 
 def encode_node(r: NodeRecord) -> bytes:

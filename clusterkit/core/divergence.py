@@ -40,6 +40,8 @@ def _meaning(keys: Keys, state: State) -> Mapping[bytes, list[object]]:
         found[keys.history(node_id)] += [revision, state.history.get(node_id)]
     for node_id, receipt in state.receipts.items():
         found[keys.applied(node_id)].append(receipt)
+    for node_id, cordon in state.cordons.items():
+        found[keys.cordon(node_id)].append(cordon)
     for key, why in state.ignored.items():
         found[key].append(why)
     found[keys.config].append(state.config)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Kind: TypeAlias = Literal[
-    "config", "membership", "rebalance", "nodes", "history", "applied", "alive"
+    "config", "membership", "rebalance", "nodes", "history", "applied", "alive", "cordons"
 ]
 
 
@@ -64,6 +64,9 @@ class Keys:
     def histories(self) -> bytes:
         return self.root + b"history/"
 
+    def cordon(self, node_id: str) -> bytes:
+        return self.root + b"cordons/" + node_id.encode()
+
     def node(self, node_id: str) -> bytes:
         return self.nodes + node_id.encode()
 
@@ -89,7 +92,7 @@ class Keys:
         match kind, rest:
             case "config" | "membership" | "rebalance", []:
                 return Parsed(kind)
-            case "nodes" | "history" | "applied", [node_id]:
+            case "nodes" | "history" | "applied" | "cordons", [node_id]:
                 return Parsed(kind, node_id)
             case "alive", [node_id, incarnation]:
                 return Parsed("alive", node_id, incarnation)

@@ -190,7 +190,11 @@ class Ledger:
         event_id: str,
         now: datetime,
     ) -> tuple[RebalanceEvent, list[PartitionChangeEvent]]:
-        """Everything that is owed, as one rebalance from the rows planned last to ``rows``."""
+        """Everything that is owed, as one rebalance from the rows planned last to ``rows``.
+
+        Its changes come in the order in which they are to be taken: what the fewest live nodes
+        have a copy of first, then by partition.
+        """
         before = self._planned
         self._planned = rows
         affected: set[str] = set()
@@ -202,7 +206,7 @@ class Ledger:
         order = {pair: rows[pair[0]].index(pair[1]) for pair in self.entries}
         # During its grace a node that is down keeps its place, and can give nothing.
         up = {node_id for node_id in state.members if state.is_alive(node_id)}
-        events: list[PartitionChangeEvent] = []
+        found: list[tuple[int, PartitionChangeEvent]] = []
         moving = self._count(before, rows, state, holdings, up, affected)
         for pair in sorted(self.entries, key=lambda p: (p[0], order[p])):
             entry = self.entries[pair]
@@ -220,20 +224,20 @@ class Ledger:
             needs_data = entry.gain.needs_data and (bool(sources) or not holdings.keeps(entry.gain))
             if needs_data:
                 moving.add(index)
-            events.append(
-                PartitionChangeEvent(
-                    timestamp=entry.since,
-                    revision=state.revision,
-                    event_id=entry.event_id,
-                    partition_id=partition_id(index),
-                    copy_from_nodes=tuple(state.members[n].node for n in sources),
-                    copy_to_node=state.members[node_id].node,
-                    needs_data=needs_data,
-                    change_reason=entry.cause.reason,
-                    old_primary=entry.old_primary,
-                    new_primary=rows[index][0],
-                )
+            event = PartitionChangeEvent(
+                timestamp=entry.since,
+                revision=state.revision,
+                event_id=entry.event_id,
+                partition_id=partition_id(index),
+                copy_from_nodes=tuple(state.members[n].node for n in sources),
+                copy_to_node=state.members[node_id].node,
+                needs_data=needs_data,
+                change_reason=entry.cause.reason,
+                old_primary=entry.old_primary,
+                new_primary=rows[index][0],
             )
+            found.append((len(sources), event))
+        found.sort(key=lambda pair: pair[0])
         start = RebalanceEvent(
             timestamp=now,
             revision=state.revision,
@@ -243,7 +247,7 @@ class Ledger:
             partitions_to_move=len(moving),
             nodes_affected=tuple(sorted(affected)),
         )
-        return start, events
+        return start, [event for _, event in found]
 
     def _count(
         self,

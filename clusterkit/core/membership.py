@@ -29,6 +29,7 @@ from .keys import Keys, Parsed
 from .records import (
     Alive,
     ClusterConfig,
+    Cordon,
     History,
     NodeRecord,
     RebalanceRequest,
@@ -59,6 +60,7 @@ class State:
         history: Each node's past.
         history_revisions: The mod_revision of each history.
         receipts: What each node says that it has applied.
+        cordons: The nodes, members or not, that are to hold nothing.
         rebalance: The newest manual rebalance.
         ignored: The keys that could not be understood, with the reason.
     """
@@ -73,6 +75,7 @@ class State:
     history: Mapping[str, History] = field(default_factory=dict)
     history_revisions: Mapping[str, int] = field(default_factory=dict)
     receipts: Mapping[str, Receipt] = field(default_factory=dict)
+    cordons: Mapping[str, Cordon] = field(default_factory=dict)
     rebalance: RebalanceRequest | None = None
     rebalance_revision: int = 0
     ignored: Mapping[bytes, str] = field(default_factory=dict)
@@ -139,13 +142,23 @@ class ConfigChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class CordonChanged:
+    """An administrator took a node out of the assignment, or back in."""
+
+    node_id: str
+    cordoned: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RebalanceRequested:
     """Somebody asked for a rebalance by hand."""
 
     request: RebalanceRequest
 
 
-Change: TypeAlias = Joined | Rejoined | Left | Updated | ConfigChanged | RebalanceRequested
+Change: TypeAlias = (
+    Joined | Rejoined | Left | Updated | ConfigChanged | CordonChanged | RebalanceRequested
+)
 
 
 def read(keys: Keys, kvs: Iterable[KeyValue], revision: int, cluster_id: int) -> State:
@@ -199,6 +212,11 @@ def _changes(old: State, new: State, touched: Iterable[str]) -> tuple[Change, ..
     made = old.config is None and not old.members
     if new.config is not None and new.config != old.config and not made:
         changes.append(ConfigChanged(new.config))
+    if new.cordons != old.cordons:
+        changes += [
+            CordonChanged(node_id, node_id in new.cordons)
+            for node_id in sorted(new.cordons.keys() ^ old.cordons.keys())
+        ]
     arrivals: list[Change] = []
     for node_id in sorted(touched):
         before, after = old.members.get(node_id), new.members.get(node_id)
@@ -263,6 +281,7 @@ class _Draft:
         self.history = dict(base.history)
         self.history_revisions = dict(base.history_revisions)
         self.receipts = dict(base.receipts)
+        self.cordons = dict(base.cordons)
         self.ignored = dict(base.ignored)
         self.touched: dict[str, None] = {}
 
@@ -288,6 +307,8 @@ class _Draft:
                 self.history[key.node_id] = codec.decode_history(kv.value)
             case "applied":
                 self.receipts[key.node_id] = codec.decode_receipt(kv.value)
+            case "cordons":
+                self.cordons[key.node_id] = codec.decode_cordon(kv.value)
             case "config":
                 self.config = codec.decode_config(kv.value)
             case "rebalance":
@@ -312,6 +333,8 @@ class _Draft:
                 self.history_revisions.pop(key.node_id, None)
             case "applied":
                 self.receipts.pop(key.node_id, None)
+            case "cordons":
+                self.cordons.pop(key.node_id, None)
             case "config" | "membership" | "rebalance":
                 pass  # never deleted by us; if somebody does, what was agreed stays in force
 
@@ -327,6 +350,7 @@ class _Draft:
             history=self.history,
             history_revisions=self.history_revisions,
             receipts=self.receipts,
+            cordons=self.cordons,
             rebalance=self.rebalance,
             rebalance_revision=self.rebalance_revision,
             ignored=self.ignored,

@@ -16,21 +16,28 @@ ALGORITHM_VERSION = 1
 def rows_of(state: State) -> tuple[Row, ...]:
     """The assignment: for each partition its holders, the primary first.
 
-    A pure function of the inputs: the active members with their weights and zones, and the config.
+    A pure function of the inputs: the active members with their weights and zones, the cordons,
+    and the config.
     """
     config = state.config
     if config is None:
         return ()
     return assign(
-        (
-            Candidate(m.node.id, m.node.weight, m.node.zone)
-            for m in state.members.values()
-            if m.node.state == "active"
-        ),
+        candidates_of(state),
         partitions=config.partitions,
         replication_factor=config.replication_factor,
         cluster_seed=config.seed,
     )
+
+
+def candidates_of(state: State) -> list[Candidate]:
+    """The members that may hold partitions; if all of those are cordoned, all of those."""
+    active = [m.node for m in state.members.values() if m.node.state == "active"]
+    free = [node for node in active if node.id not in state.cordons]
+    if not any(node.weight for node in free):
+        # A cordon is to move data away, and there is nowhere to move it to.
+        free = active
+    return [Candidate(node.id, node.weight, node.zone) for node in free]
 
 
 def role_in(row: Row, node_id: str) -> Role | None:

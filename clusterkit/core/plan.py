@@ -16,6 +16,7 @@ from .hashing import partition_id
 from .membership import (
     Change,
     ConfigChanged,
+    CordonChanged,
     Joined,
     Left,
     RebalanceRequested,
@@ -47,6 +48,8 @@ def cause_of(change: Change) -> Cause | None:
             return Cause("config_change", record.node.id)
         case ConfigChanged():
             return Cause("config_change", None)
+        case CordonChanged(node_id):
+            return Cause("config_change", node_id)
         case RebalanceRequested(request):
             return Cause("manual", request.node_id)
         case _:

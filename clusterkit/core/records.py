@@ -23,6 +23,9 @@ class ClusterConfig:
         key_hash: The name of the function from keys to partitions.
         algorithm_version: The version of the placement algorithm.
         seed: Mixed into every hash of this cluster, 64 bits.
+        balance_percent: No node holds more than this many hundredths of its fair share, rounded
+            up; None for no bound.
+        balance_primaries: Whether the primaries are evened out among the holders.
     """
 
     partitions: int
@@ -30,6 +33,16 @@ class ClusterConfig:
     key_hash: str
     algorithm_version: int
     seed: int
+    balance_percent: int | None = None
+    balance_primaries: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cordon:
+    """An administrator's word that a node is to hold nothing (key ``cordons/{id}``)."""
+
+    reason: str
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ class Dispatcher:
         node_id: This node, for hooks with ``mine``.
         max_concurrent: How many runs there may be at once.
         reserved: How many of those partition changes may never take.
+        max_moves: How many changes that bring data to this node may run at once; None for as many
+            as changes may.
         hook_timeout: Seconds for hooks that have no time-out of their own; None for no limit.
         migration_timeout: The same, for hooks of partition changes.
         slow_after: Seconds after which a run is reported as slow.
@@ -74,6 +76,7 @@ class Dispatcher:
         node_id: str,
         max_concurrent: int = 50,
         reserved: int = 2,
+        max_moves: int | None = None,
         hook_timeout: float | None = 30.0,
         migration_timeout: float | None = 600.0,
         slow_after: float = 5.0,
@@ -82,6 +85,7 @@ class Dispatcher:
         self._slots = Slots(
             max_concurrent=max_concurrent,
             reserved=reserved,
+            max_moves=max_moves,
             hook_timeout=hook_timeout,
             migration_timeout=migration_timeout,
             slow_after=slow_after,
@@ -89,7 +93,8 @@ class Dispatcher:
         )
         self._interest = Interest(node_id, specs)
         self._news = NewsLanes(self._slots)
-        self._rebalances = Rebalances(self._slots, self._news, self._interest, grace)
+        mover = None if max_moves is None else node_id
+        self._rebalances = Rebalances(self._slots, self._news, self._interest, grace, mover)
         self._changes = self._rebalances.changes
         self._awaited_news: set[News] = set()
         self.failures = 0

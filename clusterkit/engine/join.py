@@ -240,6 +240,17 @@ class Joiner:
                 stored.replication_factor,
                 extra={"ck_option": "replication_factor"},
             )
+        for option, asked, holds in (
+            ("balance", ours.balance_percent, stored.balance_percent),
+            ("balance_primaries", ours.balance_primaries, stored.balance_primaries),
+        ):
+            if asked and asked != holds:  # not to ask is to take what the cluster has
+                logger.warning(
+                    "this node asks for another %s than the cluster has, and the cluster's own "
+                    "holds; see 'clusterkit settings'",
+                    option,
+                    extra={"ck_option": option},
+                )
 
     def _check_displaced(self, state: State, after: str | None) -> None:
         if after is None:

@@ -38,16 +38,20 @@ class Rebalances:
         news: Where start and complete hooks go.
         interest: Which hooks there are.
         grace: Seconds that a newer rebalance waits for the one that it supersedes.
+        mover: The node whose fetching is limited; None if none is.
 
     Attributes:
         begun: Rebalances begun, so far.
     """
 
-    def __init__(self, slots: Slots, news: NewsLanes, interest: Interest, grace: float) -> None:
+    def __init__(
+        self, slots: Slots, news: NewsLanes, interest: Interest, grace: float, mover: str | None
+    ) -> None:
         self._slots = slots
         self._news = news
         self._interest = interest
         self._grace = grace
+        self._mover = mover
         self._to_proceed: list[Rebalance] = []
         self.changes = ChangeLanes(slots, self._to_proceed)
         self._pending: Rebalance | None = None
@@ -82,7 +86,7 @@ class Rebalances:
                 continue
             specs = self._interest.wanting(change)
             if specs:
-                newer.changes.append(Change(change, specs, newer))
+                newer.changes.append(Change(change, specs, newer, moves=self._moves(change)))
             else:
                 out.append(ChangeSettled(change, True, None, 0))
         newer.open = len(newer.changes)
@@ -96,7 +100,7 @@ class Rebalances:
         replay.phase, replay.replay, replay.begun = Phase.CHANGING, True, now
         for event in events:
             if spec in self._interest.wanting(event):
-                replay.changes.append(Change(event, (spec,), replay))
+                replay.changes.append(Change(event, (spec,), replay, moves=self._moves(event)))
         if replay.changes:
             replay.open = len(replay.changes)
             self._slots.queued += replay.open
@@ -163,6 +167,10 @@ class Rebalances:
     def _all(self) -> list[Rebalance]:
         found = (self._pending, self._current, *list(self._replays))
         return [rebalance for rebalance in found if rebalance is not None]
+
+    def _moves(self, event: PartitionChangeEvent) -> bool:
+        mover = self._mover
+        return mover is not None and event.needs_data and event.copy_to_node.id == mover
 
     # -- from phase to phase ----------------------------------------------------------------
 

@@ -31,6 +31,7 @@ class Slots:
         *,
         max_concurrent: int,
         reserved: int,
+        max_moves: int | None,
         hook_timeout: float | None,
         migration_timeout: float | None,
         slow_after: float,
@@ -38,6 +39,7 @@ class Slots:
     ) -> None:
         self._slots = max_concurrent
         self._change_slots = max(1, max_concurrent - reserved)
+        self._max_moves = max_concurrent if max_moves is None else max_moves
         self._hook_timeout = hook_timeout
         self._migration_timeout = migration_timeout
         self._slow_after = slow_after
@@ -45,6 +47,7 @@ class Slots:
         self.queued = 0
         self.zombies: dict[int, Work] = {}
         self._running_changes = 0
+        self._running_moves = 0
         # What runs, by job id, in the order of the starts: not yet slow, and slow. Most runs end
         # long before they are slow, so only a slow one, or one that may not even take so long, has
         # a time-out in the books.
@@ -54,6 +57,7 @@ class Slots:
         self._job_ids = itertools.count(1)
         self._ready_news: deque[News] = deque()
         self._ready_changes: deque[Change] = deque()
+        self._ready_moves: deque[Change] = deque()  # those that a limit of their own holds for
         self._backoffs: Deadlines[Work] = Deadlines()
         self._graces: Deadlines[Work] = Deadlines()
 
@@ -70,7 +74,7 @@ class Slots:
         """Work that may run as soon as a slot is free."""
         work.state = READY
         if isinstance(work, Change):
-            self._ready_changes.append(work)
+            (self._ready_moves if work.moves else self._ready_changes).append(work)
         elif isinstance(work, News):
             self._ready_news.append(work)
 
@@ -81,25 +85,34 @@ class Slots:
         while news and self.running < self._slots:
             work = news.popleft()
             jobs.append(self._start(work, work.replayed, self._hook_timeout, now))
-        changes = self._ready_changes
-        if changes and len(self.zombies) < self._slots:
+        if len(self.zombies) < self._slots:
             free = min(self._slots - self.running, self._change_slots - self._running_changes)
-            while free > 0 and changes:
-                change = changes.popleft()
-                if change.state is not READY:
-                    continue  # it was called off
-                if change.attempts < change.attempt:
-                    change.attempts = change.attempt
-                passage = change.rebalance
-                replayed = passage.replay or (
-                    bool(passage.replayed) and change.event.event_id in passage.replayed
-                )
-                jobs.append(self._start(change, replayed, self._migration_timeout, now))
-                self._running_changes += 1
-                free -= 1
+            if free > 0 and self._ready_changes:
+                free -= self._start_changes(self._ready_changes, free, now, jobs)
+            moves = min(free, self._max_moves - self._running_moves)
+            if moves > 0 and self._ready_moves:
+                self._running_moves += self._start_changes(self._ready_moves, moves, now, jobs)
         if jobs:
             self.queued -= len(jobs)
             out.append(StartJobs(jobs))
+
+    def _start_changes(self, ready: deque[Change], most: int, now: float, jobs: list[Job]) -> int:
+        """Starts the first changes of a queue; how many."""
+        free = most
+        while free and ready:
+            change = ready.popleft()
+            if change.state is not READY:
+                continue  # it was called off
+            if change.attempts < change.attempt:
+                change.attempts = change.attempt
+            passage = change.rebalance
+            replayed = passage.replay or (
+                bool(passage.replayed) and change.event.event_id in passage.replayed
+            )
+            jobs.append(self._start(change, replayed, self._migration_timeout, now))
+            free -= 1
+        self._running_changes += most - free
+        return most - free
 
     def _start(self, work: Work, replayed: bool, usual_timeout: float | None, now: float) -> Job:
         spec = work.spec
@@ -133,6 +146,8 @@ class Slots:
             work.timed = None
         if isinstance(work, Change):
             self._running_changes -= 1
+            if work.moves:
+                self._running_moves -= 1
         return work
 
     def out_of_time(self, work: Work, now: float) -> None:

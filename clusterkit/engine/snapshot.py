@@ -164,6 +164,7 @@ def view_of(state: State, rows: Sequence[Row]) -> ClusterView:
         partitions=LazyPartitions(rows, nodes, state.epoch),
         replication_factor=config.replication_factor if config else 0,
         _index_of=index_of,
+        cordoned=frozenset(n for n in state.cordons if n in state.members),
     )
 
 

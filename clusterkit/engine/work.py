@@ -104,8 +104,9 @@ class Change(Work):
     """A partition change and all its hooks, which run one after another.
 
     ``spec`` is the hook whose turn it is, ``attempts`` how often the hook that was run most often
-    was run, ``behind`` what waits until this has left the partition's lane, ``stuck`` whether it
-    is a zombie that nobody waits for any more, ``settled`` whether its outcome has been told.
+    was run, ``moves`` whether it brings data to a node that limits that, ``behind`` what waits
+    until this has left the partition's lane, ``stuck`` whether it is a zombie that nobody waits
+    for any more, ``settled`` whether its outcome has been told.
     """
 
     __slots__ = (
@@ -113,6 +114,7 @@ class Change(Work):
         "behind",
         "error",
         "index",
+        "moves",
         "partition_id",
         "rebalance",
         "settled",
@@ -121,7 +123,12 @@ class Change(Work):
     )
 
     def __init__(
-        self, event: PartitionChangeEvent, specs: tuple[HookSpec, ...], rebalance: Rebalance
+        self,
+        event: PartitionChangeEvent,
+        specs: tuple[HookSpec, ...],
+        rebalance: Rebalance,
+        *,
+        moves: bool,
     ) -> None:
         self.spec = specs[0]
         self.event: PartitionChangeEvent = event
@@ -135,6 +142,7 @@ class Change(Work):
         self.partition_id = event.partition_id
         self.specs = specs
         self.index = 0
+        self.moves = moves
         self.rebalance = rebalance
         self.attempts = 0
         self.error: BaseException | None = None

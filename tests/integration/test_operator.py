@@ -25,6 +25,7 @@ from clusterkit import (
     NodeLeaveEvent,
     NodeRejoinEvent,
     OptionError,
+    RebalanceEvent,
     UnfencedEvent,
     _compose,
 )
@@ -51,10 +52,15 @@ from .support import (
 
 def remove(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
     """``clusterkit remove``, in a process of its own."""
+    return command(cluster, "remove", *arguments)
+
+
+def command(cluster: Cluster, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of ``clusterkit``, in a process of its own."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith("CLUSTERKIT_")}
     return subprocess.run(
         [
-            *(sys.executable, "-c", "from clusterkit.cli import main; main()", "remove"),
+            *(sys.executable, "-c", "from clusterkit.cli import main; main()", name),
             *("--endpoints", str(cluster.defaults["endpoints"])),
             *("--prefix", cluster.defaults["prefix"], "--cluster", cluster.defaults["cluster"]),
             *arguments,
@@ -144,6 +150,67 @@ def test_a_removal_of_who_is_not_there_is_one_line(threads_cluster: Cluster) -> 
     done = remove(threads_cluster, "a")
     assert (done.returncode, done.stderr) == (0, "")
     assert "removed a at a.test:8000 from c: it held 16 partitions" in done.stdout
+
+
+def test_a_cordoned_node_gives_its_partitions_away_and_takes_them_back(cluster: Cluster) -> None:
+    members, recorders = three(cluster)
+    a, b, c = members
+    owned, replica = a.holds("c")
+    done = command(cluster, "cordon", "c", "--reason", "bad disk", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    document = json.loads(done.stdout)
+    assert (document["node"], document["cordoned"], document["changed"]) == ("c", True, True)
+    agree(members)
+    assert a.holds("c") == (set(), set())
+    assert c.kit.state is KitState.JOINED, "it is a member, and a source"
+    assert all(m.kit.cluster.cordoned == {"c"} for m in members)
+    for recorder in recorders:
+        (start,) = recorder.of(RebalanceEvent)[:1]
+        assert (start.trigger, start.trigger_node_id) == ("config_change", "c")
+        gained = {e.partition_id for e in recorder.changes() if e.needs_data}
+        assert gained == owned | replica
+        assert all(e.copy_from_nodes for e in recorder.changes())
+        assert not recorder.of(NodeLeaveEvent)
+    listed = json.loads(command(cluster, "nodes", "--json").stdout)["nodes"]
+    assert {n["id"]: n["state"] for n in listed} == {"a": "active", "b": "active", "c": "cordoned"}
+    c.stop()
+    c.start()
+    agree(members)
+    assert a.holds("c") == (set(), set()), "a restart does not end it"
+    done = command(cluster, "uncordon", "c")
+    assert (done.returncode, done.stdout) == (0, "c is not cordoned any more\n")
+    agree(members)
+    assert a.holds("c") == (owned, replica)
+    assert b.kit.cluster.cordoned == frozenset()
+
+
+def test_settings_are_shown_and_changed_for_all(cluster: Cluster) -> None:
+    members, recorders = three(cluster)
+    shown = command(cluster, "settings")
+    assert shown.returncode == 0
+    assert "  replication_factor  2\n  key_hash            crc32\n" in shown.stdout
+    assert "  balance             none\n  balance_primaries   false\n" in shown.stdout
+    done = command(cluster, "settings", "--replication-factor", "3", "--json")
+    assert json.loads(done.stdout)["replication_factor"] == 3
+    agree(members)
+    assert {len(p.nodes) for p in members[0].kit.partitions()} == {3}
+    for recorder in recorders:
+        eventually(partial(recorder.of, RebalanceEvent))
+        assert {e.trigger for e in recorder.of(RebalanceEvent)} == {"config_change"}
+    refused = command(cluster, "settings", "--balance", "0.5")
+    assert refused.returncode == 2
+    assert "balance" in refused.stderr
+    assert "from 1 to 100" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_cordoning_what_cannot_be_cordoned_is_one_line(threads_cluster: Cluster) -> None:
+    threads_cluster.node("a")
+    for node_id, why in (("ghost", "does not know it"), ("a", "no other member")):
+        done = command(threads_cluster, "cordon", node_id)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert why in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_who_has_been_gone_for_long_is_forgotten(

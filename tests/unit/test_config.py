@@ -54,6 +54,8 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "labels": {},
         "partitions": 64,
         "replication_factor": 3,
+        "balance": None,
+        "balance_primaries": False,
         "key_hash": "crc32",
         "ownership": "assigned",
         "storage": "memory",
@@ -66,6 +68,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "migration_timeout": seconds(600),
         "slow_hook_after": seconds(5),
         "max_concurrent_hooks": 50,
+        "max_moves_in_flight": None,
         "connect_timeout": seconds(5),
         "drain_timeout": seconds(30),
         "hooks": None,
@@ -120,6 +123,11 @@ VARIABLES: list[tuple[str, str, object]] = [
     ("labels", "", {}),
     ("partitions", "1048576", 1_048_576),
     ("replication_factor", "64", 64),
+    ("balance", "1.25", 1.25),
+    ("balance", " 2 ", 2.0),
+    ("balance", "none", None),
+    ("balance_primaries", "True", True),
+    ("balance_primaries", "false", False),
     ("key_hash", "blake2b", "blake2b"),
     ("ownership", "assigned", "assigned"),
     ("storage", "disk", "disk"),
@@ -136,6 +144,8 @@ VARIABLES: list[tuple[str, str, object]] = [
     ("migration_timeout", "1h1m1s1ms", seconds(3661.001)),
     ("slow_hook_after", "5s", seconds(5)),
     ("max_concurrent_hooks", "3", 3),
+    ("max_moves_in_flight", "2", 2),
+    ("max_moves_in_flight", "none", None),
     ("connect_timeout", "1", seconds(1)),
     ("drain_timeout", "0", seconds(0)),
 ]
@@ -145,7 +155,9 @@ VARIABLES: list[tuple[str, str, object]] = [
 def test_a_variable_is_read(name: str, text: str, expected: object) -> None:
     value = getattr(resolve({f"CLUSTERKIT_{name.upper()}": text}), name)
     assert value == expected
-    assert type(value) in (str, int, tuple, timedelta, type(None)) or isinstance(value, Mapping)
+    assert type(value) in (str, int, float, bool, tuple, timedelta, type(None)) or isinstance(
+        value, Mapping
+    )
 
 
 def test_every_option_with_a_variable_is_in_the_table_above() -> None:
@@ -353,6 +365,17 @@ BAD: list[tuple[str, object, str]] = [
     ("slow_hook_after", None, "number of seconds"),
     ("max_concurrent_hooks", 2, "greater than or equal to 3"),
     ("max_concurrent_hooks", 1001, "less than or equal to 1000"),
+    ("balance", 0.99, "from 1 to 100"),
+    ("balance", 100.01, "from 1 to 100"),
+    ("balance", float("nan"), "from 1 to 100"),
+    ("balance", 1.125, "two decimals"),
+    ("balance", True, "not a number"),
+    ("balance", "1.25", "not a number"),
+    ("balance_primaries", 1, "bool"),
+    ("balance_primaries", "true", "bool"),
+    ("balance_primaries", None, "bool"),
+    ("max_moves_in_flight", 0, "greater than or equal to 1"),
+    ("max_moves_in_flight", 1001, "less than or equal to 1000"),
     ("connect_timeout", 0, "greater than 0"),
     ("connect_timeout", None, "number of seconds"),
     ("drain_timeout", -1, "0 seconds"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import FrameType
 from typing import Any
@@ -133,6 +134,7 @@ class Lab:
         reserved: int = 2,
         hook_timeout: float | None = 30.0,
         migration_timeout: float | None = 600.0,
+        max_moves: int | None = None,
     ) -> None:
         self.dispatcher = Dispatcher(
             hooks._specs(),
@@ -141,6 +143,7 @@ class Lab:
             reserved=reserved,
             hook_timeout=hook_timeout,
             migration_timeout=migration_timeout,
+            max_moves=max_moves,
         )
         self.now = 100.0
         self.log: list[Action] = []
@@ -178,6 +181,21 @@ class Lab:
         """Ends the oldest run of a hook."""
         job = self.running[name].pop(0)
         return self.take(self.dispatcher.ended([(job.id, error)], self.now))
+
+    def partition(self, job: Job) -> int:
+        assert isinstance(job.event, PartitionChangeEvent)
+        return int(job.event.partition_id.removeprefix("partition-"))
+
+    def of_partition(self, partition: int) -> Job:
+        """The run of the change hook for a partition."""
+        return next(job for job in self.running["change"] if self.partition(job) == partition)
+
+    def end_of(self, job: Job, error: BaseException | None = None) -> list[int]:
+        """Ends one run; the partitions whose changes start then."""
+        self.running[job.spec.name].remove(job)
+        actions = self.take(self.dispatcher.ended([(job.id, error)], self.now))
+        started = [j for a in actions if isinstance(a, StartJobs) for j in a.jobs]
+        return [self.partition(j) for j in started if j.spec.name == "change"]
 
     def sleep(self, seconds: float) -> list[Action]:
         self.now += seconds
@@ -424,6 +442,28 @@ def test_changes_leave_slots_for_news() -> None:
     assert lab.dispatcher.queued == 9
     assert starts(lab.end("change")) == ["leave"], "news go first"
     assert starts(lab.end("join")) == ["change"]
+
+
+def test_a_budget_of_moves_is_for_what_brings_data_here() -> None:
+    lab = Lab(all_hooks(), max_moves=2)
+    promoted = replace(change(9), needs_data=False)
+    lab.rebalance(*(change(n) for n in range(4)), *(change(n, "b") for n in (4, 5)), promoted)
+    lab.end("start")
+    targets = [lab.partition(job) for job in lab.running["change"]]
+    assert sorted(targets) == [0, 1, 4, 5, 9], "others' changes and promotions do not count"
+    job = next(job for job in lab.running["change"] if lab.partition(job) == 4)
+    assert lab.end_of(job) == [], "what does not count frees nothing"
+    assert lab.end_of(lab.of_partition(0)) == [2]
+    assert lab.end_of(lab.of_partition(2), ValueError()) == [3]
+    assert lab.end_of(lab.of_partition(1)) == []
+
+
+def test_a_move_that_was_called_off_leaves_its_place_to_the_next() -> None:
+    lab = Lab(all_hooks(), max_moves=1)
+    lab.rebalance(change(1), change(2), change(3))
+    lab.end("start")
+    lab.take(lab.dispatcher.withdraw({"change-2-me-1"}, lab.now))
+    assert lab.end_of(lab.of_partition(1)) == [3]
 
 
 def test_one_slot_serves_all() -> None:

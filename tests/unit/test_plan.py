@@ -446,6 +446,18 @@ def test_what_no_longer_concerns_anybody_is_forgotten() -> None:
     assert books.ledger.entries == {}
 
 
+def test_what_the_fewest_have_comes_first() -> None:
+    books = Books("ab", "b", "ab", "")
+    books.to("abc", "bc", "abc", "c")
+    order = [(e.partition_id, len(e.copy_from_nodes)) for e in books.plan()[1]]
+    assert order == [
+        ("partition-3", 0),
+        ("partition-1", 1),
+        ("partition-0", 2),
+        ("partition-2", 2),
+    ]
+
+
 def test_who_owes() -> None:
     books = Books("a", "a")
     books.to("b", "ac")
