@@ -89,7 +89,9 @@ def document() -> str:
                 "relaxed": placed.relaxed,
             }
         )
-    return '{\n"place": [\n' + ",\n".join("  " + json.dumps(entry) for entry in entries) + "\n]\n}\n"
+    return (
+        '{\n"place": [\n' + ",\n".join("  " + json.dumps(entry) for entry in entries) + "\n]\n}\n"
+    )
 
 
 def main() -> int:
