@@ -111,7 +111,7 @@ def assign(
                 for g, best in zip(groups, leading, strict=True)
                 for score, node in best
             )
-            rows.append(_spread(ranking, count))
+            rows.append(spread(ranking, count))
     return tuple(rows)
 
 
@@ -202,19 +202,14 @@ class _Group:
 
 
 def _groups(nodes: Sequence[Candidate], count: int, cluster_seed: int) -> list[_Group]:
-    zones: dict[str, int] = {}
-    for node in nodes:
-        if node.zone is not None:
-            zones[node.zone] = zones.get(node.zone, 0) + 1
+    zones = zone_sizes(nodes)
     alone = len(nodes) - sum(zones.values())
-    # One zone, or none with two nodes, says nothing about where to go.
-    matter = len(zones) + alone > 1 and any(size > 1 for size in zones.values())
     rounds = 1
-    while matter and alone + sum(min(size, rounds) for size in zones.values()) < count:
+    while zones and alone + sum(min(size, rounds) for size in zones.values()) < count:
         rounds += 1
     members: dict[tuple[int, str | None], list[str]] = {}
     for node in nodes:
-        members.setdefault((node.weight, node.zone if matter else None), []).append(node.id)
+        members.setdefault((node.weight, node.zone if zones else None), []).append(node.id)
     return [
         _Group(
             weight,
@@ -227,7 +222,27 @@ def _groups(nodes: Sequence[Candidate], count: int, cluster_seed: int) -> list[_
     ]
 
 
-def _spread(ranking: Iterable[tuple[int, int, str, str | None]], count: int) -> Row:
+def zone_sizes(nodes: Iterable[Candidate]) -> dict[str, int]:
+    """How many nodes each zone has; empty if zones say nothing about where copies go."""
+    zones: dict[str, int] = {}
+    alone = 0
+    for node in nodes:
+        if node.zone is None:
+            alone += 1
+        else:
+            zones[node.zone] = zones.get(node.zone, 0) + 1
+    # One zone, or none with two nodes, says nothing about where to go.
+    matter = len(zones) + alone > 1 and any(size > 1 for size in zones.values())
+    return zones if matter else {}
+
+
+def spread(ranking: Iterable[tuple[int, int, str, str | None]], count: int) -> Row:
+    """The first ``count`` nodes, picked one by one from the zones used least; see ``assign``.
+
+    Args:
+        ranking: What a node is ranked by, its score negated, its id and its zone, best first.
+        count: How many to pick.
+    """
     # To take each time the first of the least used zones is to take the first of every zone in
     # the order of the ranking, then the second of every zone, and so on.
     used: dict[str, int] = {}
