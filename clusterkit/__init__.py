@@ -70,6 +70,7 @@ from .model import (
     Readiness,
     Stats,
 )
+from .planning import NodeLoad, Plan, PlannedMove, PlannedNode
 
 __all__ = [
     "TLS",
@@ -101,6 +102,7 @@ __all__ = [
     "NodeIdConflictError",
     "NodeJoinEvent",
     "NodeLeaveEvent",
+    "NodeLoad",
     "NodeRejoinEvent",
     "NotOwnerError",
     "OptionError",
@@ -114,6 +116,9 @@ __all__ = [
     "PartitionLostEvent",
     "PartitionRef",
     "PartitionRoleEvent",
+    "Plan",
+    "PlannedMove",
+    "PlannedNode",
     "Readiness",
     "RebalanceEvent",
     "StaleViewError",

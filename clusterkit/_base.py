@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from datetime import timedelta
 from typing import Unpack
 
 from . import _compose
-from ._compose import Run
-from .config import Options, OptionsDict
+from ._compose import Run, plan_of
+from .config import Options, OptionsDict, balance_percent_of
+from .core.forecast import Alteration, Layout
 from .core.hashing import partition_index
 from .engine.checks import HealthCheck
 from .engine.snapshot import Snapshot
 from .errors import (
+    ClusterKitError,
     FencedError,
     HookRegistrationError,
     KitStateError,
@@ -43,6 +45,7 @@ from .model import (
     Readiness,
     Stats,
 )
+from .planning import Plan, PlannedNode
 
 _FORKED = (
     "this process was forked from the one that started the kit, which goes on there; here it may "
@@ -253,6 +256,53 @@ class KitBase(Hooks):
         elif not snapshot.initial_copies_done:
             reasons.append("the initial copies of its partitions have not all succeeded")
         return Readiness(not reasons, tuple(reasons), _remaining(run, snapshot))
+
+    def plan(
+        self,
+        *,
+        add: Mapping[str, PlannedNode] | None = None,
+        remove: Collection[str] = (),
+        weights: Mapping[str, int] | None = None,
+        cordon: Collection[str] = (),
+        uncordon: Collection[str] = (),
+        replication_factor: int | None = None,
+        balance: float | None = None,
+        balance_primaries: bool | None = None,
+    ) -> Plan:
+        """What a change of nodes or settings would move. Nothing is changed, and nothing written.
+
+        It takes the cluster to be at rest: every holder has its data. For 1,024 partitions and a
+        hundred nodes it computes for some tens of milliseconds, on the thread that calls.
+
+        Args:
+            add: Nodes that would join, by id.
+            remove: The ids of those that would leave.
+            weights: New weights, by id.
+            cordon: The ids of those that would hold nothing.
+            uncordon: The ids of those that might again.
+            replication_factor: Another number of holders.
+            balance: Another bound on a node's load, in times its fair share; 0 for none.
+            balance_primaries: Whether primaries would be evened out.
+
+        Raises:
+            ClusterKitError: It names a node that is not there, or adds one that is, or there is no
+                cluster yet.
+            OptionError: A number is out of its range.
+        """
+        state = self._snapshot().state
+        if state.config is None:
+            raise ClusterKitError("there is nothing to plan yet: no node has joined the cluster")
+        change = Alteration(
+            add=add or {},
+            remove=remove,
+            weights=weights or {},
+            cordon=cordon,
+            uncordon=uncordon,
+            replication_factor=replication_factor,
+            balance_percent=None if balance is None else balance_percent_of(balance or "none"),
+            balance_primaries=balance_primaries,
+        )
+        return plan_of(Layout.of(state), change)
 
     def stats(self) -> Stats:
         """Counters since the start, and the length of queues."""

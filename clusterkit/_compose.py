@@ -13,8 +13,10 @@ from functools import partial
 
 from .config import Options
 from .core import membership
+from .core.forecast import Alteration, Layout, forecast
 from .core.keys import Keys
 from .core.ledger import Ledger
+from .core.membership import State
 from .core.ownership import ALGORITHM_VERSION, rows_of
 from .core.plan import held_by
 from .core.records import ClusterConfig
@@ -35,6 +37,7 @@ from .etcd import EtcdStore, TLSFiles
 from .hooks import HookSpec
 from .metrics import Metrics, MetricsSink
 from .model import ClusterView, Stats
+from .planning import Plan
 from .ports import Clock, Store
 
 
@@ -151,6 +154,11 @@ def read_cluster(options: Options) -> ClusterView:
         StoreError: etcd cannot be asked.
         ClusterKitError: There is no such cluster.
     """
+    state = _read(options)
+    return view_of(state, rows_of(state))
+
+
+def _read(options: Options) -> State:
     keys = Keys.of(options.prefix, options.cluster)
     store = store_of(options)
     try:
@@ -164,7 +172,29 @@ def read_cluster(options: Options) -> ClusterView:
             f"{', '.join(options.endpoints)}: no node has ever joined it. Check --cluster, "
             "--prefix and --endpoints."
         )
-    return view_of(state, rows_of(state))
+    return state
+
+
+def read_layout(options: Options) -> Layout:
+    """What the assignment of a cluster is made of, by one reading.
+
+    Raises:
+        StoreError: etcd cannot be asked.
+        ClusterKitError: There is no such cluster.
+    """
+    return Layout.of(_read(options))
+
+
+def plan_of(layout: Layout, change: Alteration) -> Plan:
+    """What a change would do.
+
+    Raises:
+        ClusterKitError: It does not fit the layout, or a number is out of its range.
+    """
+    try:
+        return forecast(layout, change)
+    except ValueError as problem:
+        raise ClusterKitError(f"that cannot be planned: {problem}") from problem
 
 
 def remove_node(options: Options, node_id: str) -> Removal:

@@ -276,17 +276,17 @@ class Options(BaseModel):
             yield name, "***" if isinstance(value, SecretStr) else value
 
 
-def balance_percent_of(text: str) -> int:
-    """Reads what ``clusterkit settings --balance`` is given: hundredths, 0 for ``none``.
+def balance_percent_of(given: str | float) -> int:
+    """A bound on the load in hundredths; 0 for ``none``.
 
     Raises:
         OptionError: It is no such number.
     """
     try:
-        balance = types.read_balance(Variable(text))
+        balance = types.read_balance(Variable(given) if isinstance(given, str) else given)
     except ValueError as problem:
         remedy = Options.model_fields["balance"].description or ""
-        raise refusal("balance", text, ARGUMENT, str(problem), remedy) from None
+        raise refusal("balance", given, ARGUMENT, str(problem), remedy) from None
     return 0 if balance is None else round(balance * 100)
 
 

@@ -18,12 +18,19 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from clusterkit._compose import administration, read_cluster, remove_node
+from clusterkit._compose import (
+    administration,
+    plan_of,
+    read_cluster,
+    read_layout,
+    remove_node,
+)
 from clusterkit.config import Options, balance_percent_of
+from clusterkit.core.forecast import Alteration
 from clusterkit.errors import ClusterKitError, OptionError
 from clusterkit.hooks import Hooks
 
-from . import etcd_server, render
+from . import etcd_server, planning, render
 from .connection import connection_options
 from .demo.cluster import Settings
 from .demo.driver import Demo
@@ -216,6 +223,75 @@ def settings(
         _print_json(render.settings_document(options.cluster, done))
     else:
         print(render.settings_lines(options.cluster, done))
+
+
+@app.command()
+@connection_options
+def plan(
+    options: Options,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NODE[,weight=W][,zone=Z]", help="A node that would join."),
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="A node that would leave.")] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(metavar="NODE=W", help="Another weight.")
+    ] = None,
+    cordon: Annotated[list[str] | None, typer.Option(help="One that would hold nothing.")] = None,
+    uncordon: Annotated[list[str] | None, typer.Option(help="One that might again.")] = None,
+    replication_factor: Annotated[
+        int | None, typer.Option(min=1, max=64, help="How many nodes would hold each partition.")
+    ] = None,
+    balance: Annotated[
+        str | None, typer.Option(help="The bound there would be, such as 1.25; or none.")
+    ] = None,
+    balance_primaries: Annotated[
+        bool | None,
+        typer.Option(
+            "--balance-primaries/--no-balance-primaries", help="Whether primaries would be even."
+        ),
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(min=0, max=5000, help="Plan a made-up cluster of so many nodes, offline."),
+    ] = None,
+    zones: Annotated[int, typer.Option(min=0, help="The zones of a made-up cluster.")] = 0,
+    every_move: Annotated[bool, typer.Option("--all", help="Show every move.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a change of nodes or settings would move. Nothing is changed.
+
+    With --nodes it is about a made-up cluster of node-0, node-1 and so on, and etcd is not asked:
+    CLUSTERKIT_PARTITIONS and CLUSTERKIT_REPLICATION_FACTOR say how large it is.
+    """
+    percent = None if balance is None else balance_percent_of(balance)
+    if nodes is None:
+        layout = read_layout(options)
+    else:
+        layout = planning.made_up(
+            nodes,
+            zones=zones,
+            partitions=options.partitions,
+            replication_factor=options.replication_factor,
+            balance_percent=round((options.balance or 0) * 100),
+            balance_primaries=options.balance_primaries,
+        )
+    change = Alteration(
+        add=planning.planned_nodes(add or ()),
+        remove=remove or (),
+        weights=planning.weights(weight or ()),
+        cordon=cordon or (),
+        uncordon=uncordon or (),
+        replication_factor=replication_factor,
+        balance_percent=percent,
+        balance_primaries=balance_primaries,
+    )
+    found = plan_of(layout, change)
+    cluster = options.cluster if nodes is None else None
+    if as_json:
+        _print_json(planning.document(cluster, found))
+    else:
+        _console().print(planning.tables(cluster, found, every_move=every_move))
 
 
 @app.command()

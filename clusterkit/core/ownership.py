@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..events import Role
+from .balance import place
 from .membership import State
-from .placement import Candidate, Row, assign
+from .placement import Candidate, Row
 
 ALGORITHM_VERSION = 1
 """The version of the placement algorithm, in the cluster config: nodes of two never mix."""
@@ -22,22 +23,30 @@ def rows_of(state: State) -> tuple[Row, ...]:
     config = state.config
     if config is None:
         return ()
-    return assign(
+    return place(
         candidates_of(state),
         partitions=config.partitions,
         replication_factor=config.replication_factor,
         cluster_seed=config.seed,
-    )
+        balance_percent=config.balance_percent,
+        balance_primaries=config.balance_primaries,
+    ).rows
 
 
 def candidates_of(state: State) -> list[Candidate]:
-    """The members that may hold partitions; if all of those are cordoned, all of those."""
-    active = [m.node for m in state.members.values() if m.node.state == "active"]
-    free = [node for node in active if node.id not in state.cordons]
-    if not any(node.weight for node in free):
-        # A cordon is to move data away, and there is nowhere to move it to.
-        free = active
-    return [Candidate(node.id, node.weight, node.zone) for node in free]
+    """The members that may hold partitions."""
+    nodes = (m.node for m in state.members.values() if m.node.state == "active")
+    active = [Candidate(node.id, node.weight, node.zone) for node in nodes]
+    return active_nodes(active, state.cordons)
+
+
+def active_nodes(nodes: list[Candidate], cordoned: Collection[str]) -> list[Candidate]:
+    """Those that are not cordoned; all of them if none with a weight would be left.
+
+    A cordon is to move data away: where there is nowhere to move it to, it would be lost instead.
+    """
+    free = [node for node in nodes if node.id not in cordoned]
+    return free if any(node.weight for node in free) else nodes
 
 
 def role_in(row: Row, node_id: str) -> Role | None:

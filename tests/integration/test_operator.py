@@ -16,6 +16,7 @@ import pytest
 
 from clusterkit import (
     ClusterHealthEvent,
+    ClusterKitError,
     FencedError,
     FencedEvent,
     HookRegistrationError,
@@ -202,6 +203,57 @@ def test_settings_are_shown_and_changed_for_all(cluster: Cluster) -> None:
     assert "balance" in refused.stderr
     assert "from 1 to 100" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_plan_is_what_then_happens_and_writes_nothing(cluster: Cluster) -> None:
+    members, recorders = three(cluster)
+    revision = cluster.read(cluster.keys.root).revision
+    done = command(cluster, "plan", "--cordon", "c", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    planned = json.loads(done.stdout)
+    assert members[0].kit.plan(cordon=["c"]).after["c"].copies == 0
+    with pytest.raises(ClusterKitError, match="'ghost' is not in the cluster"):
+        members[0].kit.plan(remove=["ghost"])
+    with pytest.raises(OptionError, match="balance"):
+        members[0].kit.plan(balance=0.5)
+    assert cluster.read(cluster.keys.root).revision == revision, "nothing was written"
+    assert command(cluster, "cordon", "c").returncode == 0
+    agree(members)
+    happened = {
+        (e.partition_id, e.copy_to_node.id, tuple(sorted(n.id for n in e.copy_from_nodes)))
+        for e in recorders[0].changes()
+        if e.needs_data
+    }
+    assert happened == {
+        (m["partition"], m["to"], tuple(sorted(m["copy_from"]))) for m in planned["moves"]
+    }
+    promoted = {e.partition_id: e.new_primary for e in recorders[0].changes() if not e.needs_data}
+    assert promoted == planned["promotions"]
+
+
+def test_a_plan_of_a_made_up_cluster_needs_no_etcd() -> None:
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
+    environ["CLUSTERKIT_ENDPOINTS"] = "127.0.0.1:1"
+    main = "from clusterkit.cli import main; main()"
+
+    def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", main, "plan", *arguments],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+    done = plan("--nodes", "4", "--zones", "2", "--add", "x,zone=zone-0,weight=50", "--all")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "copies to make" in done.stdout
+    assert "nothing is changed" in done.stdout
+    for wrong, code in ((("--add", "x,y"), 2), (("--weight", "node-0"), 2), (("--remove", "x"), 1)):
+        done = plan("--nodes", "4", *wrong)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert "Traceback" not in done.stderr
 
 
 def test_cordoning_what_cannot_be_cordoned_is_one_line(threads_cluster: Cluster) -> None:
