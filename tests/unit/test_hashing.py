@@ -14,7 +14,16 @@ from typing import Any, cast
 
 import pytest
 
-from clusterkit.core.hashing import KEY_HASHES, MASK64, SeedBlock, fmix64, key_indexer, seed64
+from clusterkit.core.hashing import (
+    KEY_HASHES,
+    MASK64,
+    SeedBlock,
+    fmix64,
+    key_indexer,
+    partition_id,
+    partition_index,
+    seed64,
+)
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "golden" / "placement.json").read_text(encoding="utf-8")
@@ -123,6 +132,31 @@ def test_only_blake2b_hangs_on_the_seed() -> None:
 
     assert indexes("crc32", 1) == indexes("crc32", 2)
     assert indexes("blake2b", 1) != indexes("blake2b", 2)
+
+
+@pytest.mark.parametrize(
+    "name, index",
+    [
+        ("partition-0", 0),
+        ("partition-7", 7),
+        ("partition-1048575", 1_048_575),
+        ("partition-00", None),
+        ("partition-07", None),
+        ("partition-", None),
+        ("partition", None),
+        ("partition-7a", None),
+        ("partition--7", None),
+        ("partition-²", None),  # a digit, and no decimal
+        ("partition-\u0667", None),  # a decimal, and not ours
+        ("Partition-7", None),
+        ("a-7", None),
+        ("", None),
+    ],
+)
+def test_only_the_exact_name_of_a_partition_has_an_index(name: str, index: int | None) -> None:
+    assert partition_index(name) == index
+    if index is not None:
+        assert partition_id(index) == name
 
 
 def test_bad_arguments_are_named() -> None:

@@ -190,11 +190,11 @@ def test_reset_are_the_members_with_another_registration_than_before() -> None:
 class Books:
     """A ledger with its holdings, from one assignment to the next."""
 
-    def __init__(self, *rows: str) -> None:
+    def __init__(self, *rows: str, only: str | None = None) -> None:
         self.ledger = Ledger()
         self.holdings = Holdings()
         self.rows: tuple[Row, ...] = ()
-        self.only: str | None = None
+        self.only = only
         self.state = replace(ABC, members=dict(ABC.members))
         self.epoch = 0
         if rows:
@@ -438,8 +438,13 @@ def test_what_no_longer_concerns_anybody_is_forgotten() -> None:
     books.to("b", "c", "bc")
     members = {"a": A, "b": B, "c": member("c", nonce="n2")}
     books.state = replace(books.state, members=members)
-    books.ledger.prune((("a",), ("c",), ("b", "c")), books.state)
+    forgotten = books.ledger.prune((("a",), ("c",), ("b", "c")), books.state)
     # The first went elsewhere; the next two are owed to a stay of c that is over.
+    assert forgotten == {
+        "partition_change/partition-0/b/n1/1",
+        "partition_change/partition-1/c/n1/1",
+        "partition_change/partition-2/c/n1/1",
+    }
     assert list(books.ledger.entries) == [(2, "b")]
     books.state = replace(books.state, members={"a": A})
     books.ledger.prune((("a",), ("c",), ("b", "c")), books.state)
@@ -456,6 +461,50 @@ def test_what_the_fewest_have_comes_first() -> None:
         ("partition-0", 2),
         ("partition-2", 2),
     ]
+
+
+def test_what_was_interrupted_counts_as_delivered_and_nothing_else_does() -> None:
+    books = Books("a", "a")
+    books.to("b", "b")
+    events = books.changes()
+    first, second = (events[f"partition-{i}", "b"] for i in range(2))
+
+    def delivered() -> set[int]:
+        return {index for (index, _), entry in books.ledger.entries.items() if entry.delivered}
+
+    books.ledger.interrupted(replace(first, event_id="of another change"))
+    books.ledger.interrupted(replace(first, partition_id="partition-9"))
+    books.ledger.interrupted(replace(first, partition_id="no partition"))
+    assert delivered() == set()
+    books.ledger.interrupted(second)
+    assert delivered() == {1}
+    books.ledger.settled(first, "it failed", 1)
+    assert delivered() == {0, 1}
+
+
+def test_who_is_affected() -> None:
+    books = Books("ab", "ab", "ab")
+    books.to("ab", "ac", "ba")
+    assert books.plan()[0].nodes_affected == ("a", "b", "c"), "a leaver, a joiner and a promotion"
+    books = Books("ab", "abc")
+    books.to("ab", "ab")
+    assert books.plan()[0].nodes_affected == ("a", "c"), "who hands its copy over"
+    books = Books("ab", only="b")
+    books.to("cb")
+    assert books.plan()[0].nodes_affected == ("a", "c"), "who is only counted, too"
+
+
+def test_of_two_who_wait_for_each_other_one_gives_up_when_it_has_asked_in_vain() -> None:
+    books = Books("a")
+    books.to("ab")
+    books.to("bc")
+    books.state = replace(books.state, members={"b": B, "c": C})
+    first = books.changes()["partition-0", "b"]
+    assert first.copy_from_nodes == (C.node,)
+    assert books.changes()["partition-0", "b"].copy_from_nodes == (C.node,), "nothing was tried"
+    books.ledger.settled(first, "it had nothing", 1)
+    assert books.changes()["partition-0", "b"].copy_from_nodes == ()
+    assert books.changes()["partition-0", "c"].copy_from_nodes == (B.node,)
 
 
 def test_who_owes() -> None:
