@@ -55,11 +55,11 @@ class Run:
 
     def measure(self, metrics: Metrics) -> None:
         """Has somebody collect measurements as well, from now on."""
-        self.runner.add_metrics(self.attaching(metrics))
+        self.runner.add_sink(self.attach(metrics))
 
-    def attaching(self, metrics: Metrics) -> Callable[[], MetricsSink]:
-        """What begins a collection of this run's measurements."""
-        return lambda: metrics.attach(self.cluster, self.node_id, self.stats)
+    def attach(self, metrics: Metrics) -> MetricsSink:
+        """Begins a collection of this run's measurements."""
+        return metrics.attach(self.cluster, self.node_id, self.stats)
 
     def stats(self) -> Stats:
         """The figures of this run, also before it knows of a cluster, and after its end."""
@@ -248,7 +248,7 @@ def _assemble(
     collectors = [*more_metrics] if options.metrics is None else [options.metrics, *more_metrics]
 
     def attaching(metrics: Metrics) -> Callable[[], MetricsSink]:
-        return lambda: run.attaching(metrics)()  # the runner opens it, when there is a run
+        return lambda: run.attach(metrics)
 
     runner = Runner(
         store=store_of(options) if store is None else store,

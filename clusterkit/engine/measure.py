@@ -27,14 +27,14 @@ class Measure:
     def open(self) -> None:
         """The run begins."""
         for attach in self._attach:
-            self.add(attach)
+            try:
+                self.add(attach())
+            except Exception as e:
+                self._fail(e)
 
-    def add(self, attach: Callable[[], MetricsSink]) -> None:
+    def add(self, sink: MetricsSink) -> None:
         """One more collects, from now on."""
-        try:
-            self._sinks = (*self._sinks, attach())
-        except Exception as e:
-            self._fail(e)
+        self._sinks = (*self._sinks, sink)
 
     def hooks_ended(self, ends: Iterable[JobEnded]) -> None:
         """Runs are over. One that was out of time has been told of then."""

@@ -98,8 +98,8 @@ class _AddHook:
 
 
 @dataclass(frozen=True, slots=True)
-class _AddMetrics:
-    attach: Callable[[], MetricsSink]
+class _AddSink:
+    sink: MetricsSink
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ _Message: TypeAlias = (
     | _Read
     | _Checked
     | _AddHook
-    | _AddMetrics
+    | _AddSink
     | _Await
     | _Stop
     | _Finished
@@ -376,9 +376,9 @@ class Runner:
         """Has a hook told of what is so already, and of all that comes."""
         self._queue.put(_AddHook(spec))
 
-    def add_metrics(self, attach: Callable[[], MetricsSink]) -> None:
+    def add_sink(self, sink: MetricsSink) -> None:
         """Hands measurements to one more sink, from now on."""
-        self._queue.put(_AddMetrics(attach))
+        self._queue.put(_AddSink(sink))
 
     def forget_parent(self) -> None:
         """In a forked child: whatever the parent may do, this process may not."""
@@ -566,8 +566,8 @@ class Runner:
                 self.watch_restarts += 1
             case _AddHook(spec):
                 return self._machine.hook_added(spec, at)
-            case _AddMetrics(attach):
-                self._measure.add(attach)
+            case _AddSink(sink):
+                self._measure.add(sink)
             case _Begin(read):
                 # A stop that came before it has ended a machine that knows of nothing.
                 return [] if self._stopping else self._machine.begin(read, at)

@@ -88,6 +88,18 @@ def test_a_sink_that_raises_hurts_nobody_and_is_told_of_once(
     assert record.exc_info is not None
 
 
+def test_each_of_several_sinks_is_told_whatever_the_others_do() -> None:
+    broken, fine, late = Recording(ValueError("broken")), Recording(), Recording()
+    measure = Measure(lambda: broken, lambda: fine)
+    measure.open()
+    measure.hooks_ended([JobEnded(job(), None, "ok", 0.5)])
+    measure.add(late)
+    measure.rebalance_ended(RebalanceCompleted(passage(), 3.0, superseded=False))
+    measure.close()
+    assert fine.told == broken.told == [("fenced", "h", "ok", 0.5), *late.told]
+    assert late.told == [("rebalance", 3.0), ("closed",)]
+
+
 def test_a_collector_that_cannot_begin_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
     def attach() -> Recording:
         raise ValueError("no room")
