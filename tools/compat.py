@@ -29,7 +29,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 PROTOBUFS = (5, 6, 7)
-TEST_TOOLS = ("hypothesis>=6.100", "pytest>=8.2", "pytest-timeout>=2.3", "pytest-xdist>=3.6")
+TEST_TOOLS = (
+    "httpx>=0.27",
+    "hypothesis>=6.100",
+    "pytest>=8.2",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "schemathesis>=4.0",
+)
 COPIED = ("tests", "proto", "tools", "examples", "pyproject.toml")
 
 # The package must be the installed one, not the working tree's.

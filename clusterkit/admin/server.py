@@ -58,6 +58,20 @@ class _Server(uvicorn.Server):
                 async with asyncio.timeout(_TICK_SECONDS):
                     await self._leave.wait()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # asyncio loses a connection that it accepts in the very moment in which its server is
+        # closed, and its socket with it: so accept no more first, and let those be that came.
+        loop = asyncio.get_running_loop()
+        for listening in sockets or ():
+            with contextlib.suppress(NotImplementedError):  # where loops have no readers
+                loop.remove_reader(listening)
+        for _ in range(2):
+            await asyncio.sleep(0)
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):  # who does not read its answer
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
     def leave(self) -> None:
         """Ends the server, soon. From any thread."""
         self.should_exit = True
