@@ -12,11 +12,12 @@ from datetime import timedelta
 
 from .config import Options
 from .core import membership
-from .core.balance import Balance, Balances
+from .core.balance import Balance
 from .core.keys import Keys
 from .core.ledger import Ledger
 from .core.ownership import ALGORITHM_VERSION, rows_of
 from .core.records import ClusterConfig
+from .engine.balances import Balances
 from .engine.checks import Checks, HealthCheck
 from .engine.clock import SystemClock
 from .engine.dispatcher import Dispatcher
@@ -260,7 +261,7 @@ def _assemble(
         connect_timeout=connect_timeout,
         call_timeout=connect_timeout,
         checks=lambda report: Checks(report, loop=loop, context=context),
-        measure=Measure(*map(attaching, collectors)),
+        measure=Measure(*map(attaching, collectors), prepare=lambda: run.stats()),
         attendant=attendant,
     )
     for check in checks:

@@ -39,19 +39,3 @@ def balance_of(rows: Sequence[Row]) -> Balance:
         replicas={node_id: count for node_id, count in replicas.items() if count},
         unowned=len(rows) - primaries.total(),
     )
-
-
-class Balances:
-    """Remembers the counts of the newest assignment that was asked for. Safe for threads."""
-
-    def __init__(self) -> None:
-        nothing: Sequence[Row] = ()
-        self._last = nothing, balance_of(nothing)
-
-    def of(self, rows: Sequence[Row]) -> Balance:
-        """The counts of these rows, which are never changed: the same object has the same ones."""
-        counted, balance = self._last
-        if counted is not rows:
-            balance = balance_of(rows)
-            self._last = rows, balance  # one assignment: two threads may both have counted
-        return balance

@@ -17,10 +17,14 @@ class Measure:
 
     Args:
         attach: Each begins one collection; none if nobody collects.
+        prepare: Computes what the figures of a new assignment need, so that no scrape has to.
     """
 
-    def __init__(self, *attach: Callable[[], MetricsSink]) -> None:
+    def __init__(
+        self, *attach: Callable[[], MetricsSink], prepare: Callable[[], object] | None = None
+    ) -> None:
         self._attach = attach
+        self._prepare = prepare
         self._sinks: tuple[MetricsSink, ...] = ()
         self._failed = False
 
@@ -35,6 +39,11 @@ class Measure:
     def add(self, sink: MetricsSink) -> None:
         """One more collects, from now on."""
         self._sinks = (*self._sinks, sink)
+
+    def assigned(self) -> None:
+        """There is a new assignment. Costs nothing where nobody collects."""
+        if self._sinks and self._prepare is not None:
+            self._prepare()
 
     def hooks_ended(self, ends: Iterable[JobEnded]) -> None:
         """Runs are over. One that was out of time has been told of then."""

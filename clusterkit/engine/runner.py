@@ -510,8 +510,12 @@ class Runner:
                 elif isinstance(message, _Await):
                     self._waiting.append(message)
                 elif self.failure is None:
+                    before = self.snapshot
                     for effect in self._tell(message):
                         self._carry_out(effect)
+                    now = self.snapshot
+                    if now is not None and (before is None or before.rows is not now.rows):
+                        self._measure.assigned()  # behind the hooks, which are on their way
                 if self.failure is None:
                     self._check_waiting()
             except Exception as e:

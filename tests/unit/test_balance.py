@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterkit.core.balance import Balances, balance_of
+from clusterkit.core.balance import balance_of
 from clusterkit.core.plan import held_by
+from clusterkit.engine.balances import Balances
 
 NODES = "abcd"
 ROWS = st.lists(
