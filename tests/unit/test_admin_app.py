@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -39,6 +40,28 @@ def get(app: ASGIApplication, path: str) -> Any:
     assert found.status_code == 200, found.text
     assert found.headers["content-type"] == "application/json"
     return found.json()
+
+
+def documented() -> dict[str, dict[str, Any]]:
+    """The schemas of the good answers that are ours, by path."""
+    return {
+        path: operations["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        for path, operations in DOCUMENTED.items()
+        if path not in ("/metrics", "/openapi.json")
+    }
+
+
+def check(schema: dict[str, Any], value: Any) -> None:
+    """All that is documented is there, and nothing else."""
+    if "$ref" in schema:
+        check(SCHEMAS[schema["$ref"].rpartition("/")[2]], value)
+    elif "properties" in schema:
+        assert set(value) == set(schema["properties"])
+        for name, inner in schema["properties"].items():
+            check(inner, value[name])
+    elif "items" in schema:
+        for item in value:
+            check(schema["items"], item)
 
 
 def snapshot_of(kit: ClusterKit) -> Any:
@@ -124,28 +147,46 @@ def test_a_fenced_node_works_is_not_ready_and_still_tells_what_it_knows(kits: Me
     assert get(app, "/cluster")["partitions"] == PARTITIONS
 
 
+def test_a_defect_is_told_to_who_asks_for_liveness(kits: MemoryKits) -> None:
+    kit = kits.started()
+    app = kit.asgi()
+
+    def defect(*args: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    runner = kit._running().runner
+    runner._machine.changed = defect  # type: ignore[method-assign,assignment]  # to break it
+    kits.kit("b").start()
+    assert runner.ended.result(10) is None
+    refuses_all(app, "stopped", "stopped")
+
+
 # --- what is told ---------------------------------------------------------------------------------
 
 
 def test_every_path_answers_with_all_that_is_documented(kits: MemoryKits) -> None:
     app = kits.started(labels={"rack": "7"}, services={"http": "10.0.0.1:80"}, zone="eu").asgi()
 
-    def check(schema: dict[str, Any], value: Any) -> None:
-        if "$ref" in schema:
-            check(SCHEMAS[schema["$ref"].rpartition("/")[2]], value)
-        elif "properties" in schema:
-            assert set(value) == set(schema["properties"])
-            for name, inner in schema["properties"].items():
-                check(inner, value[name])
-        elif "items" in schema:
-            for item in value:
-                check(schema["items"], item)
+    for path, schema in documented().items():
+        check(schema, get(app, path.replace("{id}", "partition-3")))
 
-    for path, operations in DOCUMENTED.items():
-        content = operations["get"]["responses"]["200"]["content"]
-        if path not in ("/metrics", "/openapi.json"):
-            found = get(app, path.replace("{id}", "partition-3"))
-            check(content["application/json"]["schema"], found)
+
+@pytest.mark.repository
+def test_the_examples_in_the_documents_are_whole() -> None:
+    _, *parts = re.split(r"^### `(.*)`\n", (ROOT / "docs/admin.md").read_text(), flags=re.M)
+    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+    assert set(sections) == set(DOCUMENTED)
+    for path, schema in documented().items():
+        (example,) = re.findall(r"^```json\n(.*?)^```$", sections[path], re.M | re.S)
+        check(schema, json.loads(example))
+
+
+@pytest.mark.repository
+def test_every_metric_is_in_the_documents(kits: MemoryKits) -> None:
+    text = (ROOT / "docs/metrics.md").read_text()
+    for line in ask(kits.started().asgi(), "/metrics").text.splitlines():
+        if line.startswith("# TYPE ") and not line.split()[2].endswith("_created"):
+            assert f"| `{line.split()[2]}` | {line.split()[3]} |" in text, line
 
 
 def test_the_cluster_and_its_nodes(kits: MemoryKits) -> None:
