@@ -7,7 +7,7 @@ import contextvars
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 from .config import Options
@@ -48,11 +48,11 @@ class Run:
     dispatcher: Dispatcher
     clock: Clock
     stop_timeout: float
-    _balances: Balances = field(default_factory=Balances)
+    balances: Balances
 
     def balance(self, snapshot: Snapshot) -> Balance:
         """How many partitions each node holds. Counted anew only when the assignment changed."""
-        return self._balances.of(snapshot.rows)
+        return self.balances.of(snapshot.rows)
 
     def measure(self, metrics: Metrics) -> None:
         """Has somebody collect measurements as well, from now on."""
@@ -67,7 +67,7 @@ class Run:
         snapshot, now = self.runner.snapshot, self.clock.monotonic()
         dispatcher = self.dispatcher
         oldest = dispatcher.oldest_queued()
-        balance = self._balances.of(() if snapshot is None else snapshot.rows)
+        balance = self.balances.of(() if snapshot is None else snapshot.rows)
         session = None if snapshot is None else snapshot.session
         answered_in = None if session is None else session.answered_in
         states = Counter(() if snapshot is None else _states_of(snapshot))
@@ -248,6 +248,8 @@ def _assemble(
     connect_timeout = options.connect_timeout.total_seconds()
     collectors = [*more_metrics] if options.metrics is None else [options.metrics, *more_metrics]
 
+    balances = Balances()
+
     def attaching(metrics: Metrics) -> Callable[[], MetricsSink]:
         return lambda: run.attach(metrics)
 
@@ -261,7 +263,7 @@ def _assemble(
         connect_timeout=connect_timeout,
         call_timeout=connect_timeout,
         checks=lambda report: Checks(report, loop=loop, context=context),
-        measure=Measure(*map(attaching, collectors), prepare=lambda: run.stats()),
+        measure=Measure(*map(attaching, collectors), prepare=balances.of),
         attendant=attendant,
     )
     for check in checks:
@@ -274,5 +276,6 @@ def _assemble(
         dispatcher=dispatcher,
         clock=clock,
         stop_timeout=options.drain_timeout.total_seconds(),
+        balances=balances,
     )
     return run

@@ -26,6 +26,8 @@ _START_SECONDS = 10.0
 _STOP_SECONDS = 5.0
 _GRACE_SECONDS = 1  # for an answer that is being sent
 _TICK_SECONDS = 1.0  # how often the date in answers moves on
+_REQUEST_SECONDS = 10.0  # for a connection to bring its first request
+_MOST_CONNECTIONS = 256  # probes and scrapes need a handful; the process needs its descriptors
 
 
 class _Config(uvicorn.Config):
@@ -34,9 +36,22 @@ class _Config(uvicorn.Config):
 
 
 class _Protocol(H11Protocol):
+    """uvicorn's, but it keeps no log, and nobody who only connects."""
+
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # passed on as they came
         self.access_log = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        if len(self.connections) > _MOST_CONNECTIONS:
+            transport.abort()
+        else:
+            self.loop.call_later(_REQUEST_SECONDS, self._drop_if_silent)
+
+    def _drop_if_silent(self) -> None:
+        if self.cycle is None:  # no request has been read
+            self.transport.abort()
 
 
 class _Server(uvicorn.Server):

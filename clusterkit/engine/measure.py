@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+from ..core.placement import Row
 from ..metrics import HookOutcome, MetricsSink
 from .jobs import HookTimedOut, Job, RebalanceCompleted
 from .runs import JobEnded
@@ -17,11 +18,13 @@ class Measure:
 
     Args:
         attach: Each begins one collection; none if nobody collects.
-        prepare: Computes what the figures of a new assignment need, so that no scrape has to.
+        prepare: Counts a new assignment, so that no scrape has to.
     """
 
     def __init__(
-        self, *attach: Callable[[], MetricsSink], prepare: Callable[[], object] | None = None
+        self,
+        *attach: Callable[[], MetricsSink],
+        prepare: Callable[[Sequence[Row]], object] | None = None,
     ) -> None:
         self._attach = attach
         self._prepare = prepare
@@ -40,10 +43,10 @@ class Measure:
         """One more collects, from now on."""
         self._sinks = (*self._sinks, sink)
 
-    def assigned(self) -> None:
+    def assigned(self, rows: Sequence[Row]) -> None:
         """There is a new assignment. Costs nothing where nobody collects."""
         if self._sinks and self._prepare is not None:
-            self._prepare()
+            self._prepare(rows)
 
     def hooks_ended(self, ends: Iterable[JobEnded]) -> None:
         """Runs are over. One that was out of time has been told of then."""

@@ -515,7 +515,7 @@ class Runner:
                         self._carry_out(effect)
                     now = self.snapshot
                     if now is not None and (before is None or before.rows is not now.rows):
-                        self._measure.assigned()  # behind the hooks, which are on their way
+                        self._measure.assigned(now.rows)  # behind the hooks, which are on their way
                 if self.failure is None:
                     self._check_waiting()
             except Exception as e:

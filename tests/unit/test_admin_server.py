@@ -6,12 +6,13 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import httpx
 import pytest
 
 from clusterkit._asgi import Receive, Scope, Send
+from clusterkit.admin import server as server_module
 from clusterkit.admin.server import AdminServer
 from clusterkit.errors import ClusterKitError, OptionError
 from clusterkit.model import KitState
@@ -86,6 +87,39 @@ def test_garbage_is_answered_as_such() -> None:
                 stranger.sendall(garbage + b"\r\n\r\n")
                 assert stranger.recv(100).startswith(b"HTTP/1.1 4")
         assert get(f"127.0.0.1:{port}").text == "hello"
+
+
+def test_who_only_connects_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_REQUEST_SECONDS", 0.05)
+    port = free_port()
+    with closing(AdminServer(hello, f"127.0.0.1:{port}")) as server:
+        server.open()
+        for said in (b"", b"GET / HTTP/1.1\r\nHost: "):
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as stranger:
+                stranger.sendall(said)
+                assert ended(stranger)
+
+
+def test_there_is_an_end_to_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_MOST_CONNECTIONS", 2)
+    port = free_port()
+    with closing(AdminServer(hello, f"127.0.0.1:{port}")) as server, ExitStack() as stack:
+        server.open()
+        first, _, third = (
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            for _ in range(3)
+        )
+        assert ended(third)
+        first.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert first.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def ended(connection: socket.socket) -> bool:
+    """Whether the other side ends it, and says nothing before."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
 
 
 def test_a_port_that_is_taken_is_an_error_that_names_the_option() -> None:
