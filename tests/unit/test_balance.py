@@ -27,6 +27,16 @@ def test_the_counts_are_those_of_each_node(rows: list[tuple[str, ...]]) -> None:
     assert 0 not in (*balance.primaries.values(), *balance.replicas.values())
 
 
+@given(st.integers(1, 3), st.integers(0, 2000))
+def test_many_rows_of_few_kinds_too(kinds: int, count: int) -> None:
+    rows = [tuple(NODES[i % kinds :][:2]) for i in range(count)]
+    balance = balance_of(rows)
+    for node in NODES:
+        owned, replica = held_by(node, rows)
+        assert balance.primaries.get(node, 0) == len(owned)
+        assert balance.replicas.get(node, 0) == len(replica)
+
+
 def test_an_assignment_is_counted_once() -> None:
     balances = Balances()
     first, second = (("a", "b"),), (("b",),)
