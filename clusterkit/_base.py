@@ -11,14 +11,16 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from datetime import timedelta
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from . import _compose
+from ._asgi import ASGIApplication
 from ._compose import Run, plan_of
 from .config import Options, OptionsDict, balance_percent_of
 from .core.forecast import Alteration, Layout
 from .core.hashing import partition_index
 from .engine.checks import HealthCheck
+from .engine.runner import Attendant
 from .engine.snapshot import Snapshot
 from .errors import (
     ClusterKitError,
@@ -47,6 +49,9 @@ from .model import (
 )
 from .planning import Plan, PlannedNode
 
+if TYPE_CHECKING:
+    from .admin.app import Admin
+
 _FORKED = (
     "this process was forked from the one that started the kit, which goes on there; here it may "
     "do nothing. Fork before the kit is started, or start processes with 'spawn'"
@@ -70,6 +75,7 @@ class KitBase(Hooks):
         self._starting = threading.Lock()
         self._stop_early = False
         self._health_checks: dict[str, HealthCheck] = {}
+        self._admin: Admin | None = None
         if (hooks := options.get("hooks")) is not None:
             self.include(hooks)
 
@@ -313,6 +319,25 @@ class KitBase(Hooks):
         """The partition changes whose hooks have not all succeeded here yet."""
         return self._running().ledger.owed()
 
+    def asgi(self) -> ASGIApplication:
+        """An ASGI application that tells about this node and its cluster; read only.
+
+        Mount it into a server of your own, or set the option ``admin`` to have the kit serve it by
+        itself. It may be made before ``start()``, and then answers that the kit has not begun. Its
+        paths are in ``docs/admin.md``. What hooks do is counted for its ``/metrics`` from the first
+        call of this on. Needs the extra ``[admin]``.
+
+        Raises:
+            ClusterKitError: The extra is not installed.
+        """
+        with self._starting:
+            known = self._admin
+            admin = self._administration("ck.asgi()")
+            run = self._run
+            if known is None and run is not None and run.runner.alive:
+                run.measure(admin.metrics)  # it began without
+        return admin.application()
+
     def request_stop(self) -> None:
         """Asks the kit to leave and stop; returns at once. Safe in a signal handler and a hook.
 
@@ -361,8 +386,32 @@ class KitBase(Hooks):
                 self._run.runner.add_hook(spec)
 
     def _assemble(self, options: Options, loop: asyncio.AbstractEventLoop | None) -> Run:
-        checks = tuple(self._health_checks.values())
-        return _compose.node(options, self._specs(), loop, checks)
+        server = None if options.admin is None else self._server(options.admin)
+        return _compose.node(
+            options,
+            self._specs(),
+            loop,
+            tuple(self._health_checks.values()),
+            () if self._admin is None else (self._admin.metrics,),
+            server,
+        )
+
+    def _server(self, address: str) -> Attendant:
+        admin = self._administration(f"the option admin={address!r}")
+        try:
+            from .admin.server import AdminServer  # uvicorn, for who serves by the kit alone
+        except ModuleNotFoundError as e:
+            raise _no_extra(f"the option admin={address!r}", e) from e
+        return AdminServer(admin.application(), address)
+
+    def _administration(self, wanted: str) -> Admin:
+        if self._admin is None:
+            try:
+                from .admin.app import Admin  # starlette and prometheus_client, for who asks
+            except ModuleNotFoundError as e:
+                raise _no_extra(wanted, e) from e
+            self._admin = Admin(self)
+        return self._admin
 
     def _end(self, timeout: Duration | None) -> Future[None] | None:
         """Asks the run to stop; the future of its end, None if there never was one."""
@@ -435,6 +484,16 @@ def _behind(snapshot: Snapshot) -> list[str]:
         or receipt.nonce != member.nonce
         or receipt.epoch < snapshot.epoch
     ]
+
+
+def _no_extra(wanted: str, error: ModuleNotFoundError) -> ClusterKitError:
+    package = (error.name or "").partition(".")[0]
+    if package == __package__:
+        raise error  # nothing that could be installed
+    return ClusterKitError(
+        f"{wanted} needs the package {package!r}, which is not installed; install it with: "
+        "pip install 'clusterkit[admin]'"
+    )
 
 
 class Attempt:

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import contextvars
 import secrets
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 
 from .config import Options
 from .core import membership
@@ -18,9 +18,10 @@ from .core.keys import Keys
 from .core.ledger import Ledger
 from .core.membership import State
 from .core.ownership import ALGORITHM_VERSION, rows_of
-from .core.plan import held_by
 from .core.records import ClusterConfig
+from .core.spread import Balance
 from .engine.administration import Administration
+from .engine.balances import Balances
 from .engine.checks import Checks, HealthCheck
 from .engine.clock import SystemClock
 from .engine.dispatcher import Dispatcher
@@ -30,8 +31,8 @@ from .engine.join import Profile
 from .engine.machine import Machine
 from .engine.measure import Measure
 from .engine.removal import Removal, remove
-from .engine.runner import Runner
-from .engine.snapshot import view_of
+from .engine.runner import Attendant, Runner
+from .engine.snapshot import Snapshot, view_of
 from .errors import ClusterKitError
 from .etcd import EtcdStore, TLSFiles
 from .hooks import HookSpec
@@ -45,23 +46,36 @@ from .ports import Clock, Store
 class Run:
     """One run of a kit, from a start to a stop, and what its lookups need of it."""
 
+    cluster: str
     node_id: str
     runner: Runner
     ledger: Ledger
     dispatcher: Dispatcher
     clock: Clock
     stop_timeout: float
+    balances: Balances
+
+    def balance(self, snapshot: Snapshot) -> Balance:
+        """How many partitions each node holds. Counted anew only when the assignment changed."""
+        return self.balances.of(snapshot.rows)
+
+    def measure(self, metrics: Metrics) -> None:
+        """Has somebody collect measurements as well, from now on."""
+        self.runner.add_sink(self.attach(metrics))
+
+    def attach(self, metrics: Metrics) -> MetricsSink:
+        """Begins a collection of this run's measurements."""
+        return metrics.attach(self.cluster, self.node_id, self.stats)
 
     def stats(self) -> Stats:
         """The figures of this run, also before it knows of a cluster, and after its end."""
         snapshot, now = self.runner.snapshot, self.clock.monotonic()
         dispatcher = self.dispatcher
         oldest = dispatcher.oldest_queued()
-        owned: list[int] = []
-        replica: list[int] = []
-        if snapshot is not None:
-            owned, replica = held_by(self.node_id, snapshot.rows)
+        balance = self.balances.of(() if snapshot is None else snapshot.rows)
         session = None if snapshot is None else snapshot.session
+        answered_in = None if session is None else session.answered_in
+        states = Counter(() if snapshot is None else _states_of(snapshot))
         return Stats(
             revision=0 if snapshot is None else snapshot.view.revision,
             rebalances=dispatcher.rebalances,
@@ -75,10 +89,24 @@ class Run:
             owed=len(self.ledger.entries),
             nodes=0 if snapshot is None else len(snapshot.view.nodes),
             unhealthy_nodes=0 if snapshot is None else snapshot.health.unhealthy_nodes,
-            primaries=len(owned),
-            replicas=len(replica),
+            primaries=balance.primaries.get(self.node_id, 0),
+            replicas=balance.replicas.get(self.node_id, 0),
             fencing_in=timedelta(seconds=0.0 if session is None else session.remaining(now)),
+            active_nodes=states.total() - states["draining"],
+            draining_nodes=states["draining"],
+            partitions=balance.partitions,
+            unowned=balance.unowned,
+            view_age=timedelta(
+                seconds=0.0 if snapshot is None else max(0.0, now - self.runner.view_since)
+            ),
+            keep_alive=None if answered_in is None else timedelta(seconds=answered_in),
         )
+
+
+def _states_of(snapshot: Snapshot) -> Iterator[str]:
+    """The states of the members that are well."""
+    unhealthy = frozenset(snapshot.health.unhealthy_node_ids)
+    return (n.state for n in snapshot.view.nodes.values() if n.id not in unhealthy)
 
 
 def store_of(options: Options) -> EtcdStore:
@@ -101,14 +129,17 @@ def node(
     specs: tuple[HookSpec, ...],
     loop: asyncio.AbstractEventLoop | None,
     checks: tuple[HealthCheck, ...] = (),
+    metrics: Iterable[Metrics] = (),
+    attendant: Attendant | None = None,
     *,
     store: Store | None = None,
     clock: Clock | None = None,
 ) -> Run:
     """A node that will join, with its hooks and health checks.
 
-    What is a coroutine runs on ``loop``, or on a private one where there is none. ``store`` and
-    ``clock`` are for tests, in place of etcd and of the machine's.
+    What is a coroutine runs on ``loop``, or on a private one where there is none. ``metrics`` are
+    collected besides those of the options, and ``attendant`` begins and ends with the run.
+    ``store`` and ``clock`` are for tests, in place of etcd and of the machine's.
 
     Raises:
         OptionError: There is no address.
@@ -139,7 +170,7 @@ def node(
             balance_primaries=options.balance_primaries,
         ),
     )
-    return _assemble(options, profile, specs, loop, checks, store, clock)
+    return _assemble(options, profile, specs, loop, checks, metrics, attendant, store, clock)
 
 
 def observer(options: Options, specs: tuple[HookSpec, ...]) -> Run:
@@ -241,6 +272,8 @@ def _assemble(
     specs: tuple[HookSpec, ...],
     loop: asyncio.AbstractEventLoop | None,
     checks: tuple[HealthCheck, ...] = (),
+    more_metrics: Iterable[Metrics] = (),
+    attendant: Attendant | None = None,
     store: Store | None = None,
     clock: Clock | None = None,
 ) -> Run:
@@ -268,10 +301,12 @@ def _assemble(
     )
     context = contextvars.copy_context()
     connect_timeout = options.connect_timeout.total_seconds()
-    metrics = options.metrics
+    collectors = [*more_metrics] if options.metrics is None else [options.metrics, *more_metrics]
 
-    def attach(metrics: Metrics) -> MetricsSink:
-        return metrics.attach(options.cluster, node_id, lambda: run.stats())
+    balances = Balances()
+
+    def attaching(metrics: Metrics) -> Callable[[], MetricsSink]:
+        return lambda: run.attach(metrics)
 
     runner = Runner(
         store=store_of(options) if store is None else store,
@@ -283,16 +318,19 @@ def _assemble(
         connect_timeout=connect_timeout,
         call_timeout=connect_timeout,
         checks=lambda report: Checks(report, loop=loop, context=context),
-        measure=Measure(None if metrics is None else partial(attach, metrics)),
+        measure=Measure(*map(attaching, collectors), prepare=balances.of),
+        attendant=attendant,
     )
     for check in checks:
         runner.add_check(check)
     run = Run(
+        cluster=options.cluster,
         node_id=node_id,
         runner=runner,
         ledger=machine.ledger,
         dispatcher=dispatcher,
         clock=clock,
         stop_timeout=options.drain_timeout.total_seconds(),
+        balances=balances,
     )
     return run

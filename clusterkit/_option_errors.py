@@ -15,7 +15,7 @@ __all__ = ["ARGUMENT", "problem_in", "refusal"]
 ARGUMENT: Final = "given as an argument"
 _MASK: Final = "***"
 _SECRET: Final = frozenset({"password", "environ"})
-_MAY_HOLD_URLS: Final = frozenset({"endpoints", "address", "services", "labels"})
+_MAY_HOLD_URLS: Final = frozenset({"admin", "endpoints", "address", "services", "labels"})
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 100

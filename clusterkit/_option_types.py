@@ -27,6 +27,7 @@ from ._variables import Variable
 __all__ = [
     "TTL",
     "Address",
+    "Admin",
     "Balance",
     "CountOrNone",
     "Endpoints",
@@ -185,6 +186,11 @@ def _address(value: str) -> str:
     return value
 
 
+def _admin(value: str) -> str:
+    """Whoever names no host gets no more than this machine: what is served asks for no password."""
+    return _texts.host_port(f"127.0.0.1{value}" if value.startswith(":") else value)
+
+
 def _node_id(value: str) -> str:
     if "/" in value:
         raise ValueError("it has a '/', which separates the parts of etcd's keys")
@@ -215,6 +221,7 @@ Zone: TypeAlias = Annotated[str, AfterValidator(_texts.plain)] | None
 Username: TypeAlias = Annotated[str, AfterValidator(_texts.plain)] | None
 Password: TypeAlias = Annotated[SecretStr | None, AfterValidator(_password)]
 Address: TypeAlias = Annotated[str, AfterValidator(_address)] | None
+Admin: TypeAlias = Annotated[str, AfterValidator(_admin)] | None
 Endpoints: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_endpoints)]
 Texts: TypeAlias = Annotated[Mapping[str, str], PlainValidator(_mapping)]
 Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]

@@ -73,6 +73,8 @@ class OptionsDict(TypedDict, total=False):
             as many as hooks may run. Those with the fewest live copies come first.
         connect_timeout: How long ``start()`` looks for an etcd that answers; 5.
         drain_timeout: The longest that ``stop()`` waits for what is under way; 30.
+        admin: Where this node serves HTTP about itself, ``127.0.0.1:8080``; without a host
+            (``:8080``) on the loopback address. None, the default, for nowhere.
         hooks: A registry whose hooks the kit takes over.
         metrics: Where measurements go; see ``clusterkit.Metrics``.
         environ: Read instead of ``os.environ``.
@@ -109,6 +111,7 @@ class OptionsDict(TypedDict, total=False):
     max_moves_in_flight: int | None
     connect_timeout: Duration
     drain_timeout: Duration
+    admin: str | None
     hooks: Hooks
     metrics: Metrics | None
     environ: Mapping[str, str]
@@ -212,6 +215,9 @@ class Options(BaseModel):
     connect_timeout: types.Timeout = _option(5, _TIME)
     drain_timeout: types.Pause = _option(
         30, "Give seconds, or a timedelta, from 0 to a day.", le=timedelta(days=1)
+    )
+    admin: types.Admin = _option(
+        None, "Give the host:port to listen on, IPv6 in brackets, or :port for this machine alone."
     )
     hooks: Hooks | None = _option(None, "Give a clusterkit.Hooks.")
     metrics: Metrics | None = _option(None, "Give an object with the method of clusterkit.Metrics.")

@@ -198,6 +198,12 @@ class Stats:
         primaries: How many partitions this node is the primary of.
         replicas: How many partitions this node is a replica of.
         fencing_in: How long the lease is certainly still alive; zero if fenced.
+        active_nodes: How many members are well, and not about to leave.
+        draining_nodes: How many members are well, and about to leave.
+        partitions: How many partitions the cluster has.
+        unowned: How many of them nobody holds.
+        view_age: For how long the view has been what it is. Long where nothing happens.
+        keep_alive: How long etcd took to answer the newest keep-alive; None before the first.
     """
 
     revision: int
@@ -215,6 +221,12 @@ class Stats:
     primaries: int = 0
     replicas: int = 0
     fencing_in: timedelta = timedelta(0)
+    active_nodes: int = 0
+    draining_nodes: int = 0
+    partitions: int = 0
+    unowned: int = 0
+    view_age: timedelta = timedelta(0)
+    keep_alive: timedelta | None = None
 
 
 class Guard:

@@ -33,6 +33,13 @@ _GAUGES: Sequence[tuple[str, str, Callable[[Stats], float]]] = (
         "Seconds for which this node's lease is certainly alive; 0 while fenced.",
         lambda s: s.fencing_in.total_seconds(),
     ),
+    (
+        "view_age_seconds",
+        "Seconds since this node's view last changed.",
+        lambda s: s.view_age.total_seconds(),
+    ),
+    ("cluster_partitions", "Partitions that the cluster has.", lambda s: s.partitions),
+    ("unowned_partitions", "Partitions that no node holds.", lambda s: s.unowned),
     ("hooks_running", "Hooks that run.", lambda s: s.hooks_running),
     ("hooks_queued", "Hooks that wait for their turn.", lambda s: s.hooks_queued),
     (
@@ -183,10 +190,25 @@ class _Gauges(Collector):
             "Partitions that this node holds, by role.",
             labels=(*_KIT, "role"),
         )
+        states = GaugeMetricFamily(
+            "clusterkit_nodes_by_state",
+            "Members and nodes that are missed, by state: active, draining or unhealthy.",
+            labels=(*_KIT, "state"),
+        )
+        keep_alive = GaugeMetricFamily(
+            "clusterkit_keep_alive_seconds",
+            "How long etcd took to answer the newest keep-alive.",
+            labels=_KIT,
+        )
         for kit, now in found.items():
             partitions.add_metric((*kit, "primary"), now.primaries)
             partitions.add_metric((*kit, "replica"), now.replicas)
-        yield partitions
+            states.add_metric((*kit, "active"), now.active_nodes)
+            states.add_metric((*kit, "draining"), now.draining_nodes)
+            states.add_metric((*kit, "unhealthy"), now.unhealthy_nodes)
+            if now.keep_alive is not None:
+                keep_alive.add_metric(kit, now.keep_alive.total_seconds())
+        yield from (partitions, states, keep_alive)
         for place, (name, text, of) in enumerate(_COUNTS):
             counter = CounterMetricFamily(f"clusterkit_{name}", text, labels=_KIT)
             for kit in {**counts, **found}:

@@ -16,6 +16,7 @@ from zlib import crc32
 MASK64 = (1 << 64) - 1
 KEY_HASHES = ("blake2b", "crc32")
 
+_MOST_DIGITS = 18
 _C1 = 0xFF51AFD7ED558CCD
 _C2 = 0xC4CEB9FE1A85EC53
 # The first 60 bits of pi, shifted down to odd: a multiplier that nobody has picked for its effects.
@@ -42,6 +43,8 @@ def partition_index(name: str) -> int | None:
     head, dash, digits = name.partition("-")
     if head != "partition" or not dash or not (digits.isascii() and digits.isdecimal()):
         return None
+    if len(digits) > _MOST_DIGITS:
+        return None  # int() refuses what is far longer, and this may come from a stranger
     return int(digits) if digits == "0" or digits[0] != "0" else None
 
 

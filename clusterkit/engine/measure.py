@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+from ..core.placement import Row
 from ..metrics import HookOutcome, MetricsSink
 from .jobs import HookTimedOut, Job, RebalanceCompleted
 from .runs import Run
@@ -13,60 +14,75 @@ logger = logging.getLogger(__name__)
 
 
 class Measure:
-    """The runner's end of a metrics sink. Owned by one thread.
+    """The runner's end of the metrics sinks. Owned by one thread.
 
     Args:
-        attach: Begins the collection; None if nobody collects.
+        attach: Each begins one collection; none if nobody collects.
+        prepare: Counts a new assignment, so that no scrape has to.
     """
 
-    def __init__(self, attach: Callable[[], MetricsSink] | None = None) -> None:
+    def __init__(
+        self,
+        *attach: Callable[[], MetricsSink],
+        prepare: Callable[[Sequence[Row]], object] | None = None,
+    ) -> None:
         self._attach = attach
-        self._sink: MetricsSink | None = None
+        self._prepare = prepare
+        self._sinks: tuple[MetricsSink, ...] = ()
         self._failed = False
 
     def open(self) -> None:
         """The run begins."""
-        if self._attach is not None:
+        for attach in self._attach:
             try:
-                self._sink = self._attach()
+                self.add(attach())
             except Exception as e:
                 self._fail(e)
 
+    def add(self, sink: MetricsSink) -> None:
+        """One more collects, from now on."""
+        self._sinks = (*self._sinks, sink)
+
+    def assigned(self, rows: Sequence[Row]) -> None:
+        """There is a new assignment. Costs nothing where nobody collects."""
+        if self._sinks and self._prepare is not None:
+            self._prepare(rows)
+
     def hooks_ended(self, ends: Iterable[Run]) -> None:
         """Runs are over. One that was out of time has been told of then."""
-        if self._sink is not None:
+        if self._sinks:
             for ended in ends:
                 if ended.outcome is not None:
                     self._hook(ended.job, ended.outcome, ended.seconds)
 
     def timed_out(self, action: HookTimedOut) -> None:
         """A run is out of time."""
-        if self._sink is not None:
+        if self._sinks:
             self._hook(action.job, "timeout", action.job.timeout or 0.0)
 
     def rebalance_ended(self, action: RebalanceCompleted) -> None:
         """A rebalance is over."""
-        if self._sink is not None:
+        for sink in self._sinks:
             try:
-                self._sink.rebalance_ended(action.duration_seconds)
+                sink.rebalance_ended(action.duration_seconds)
             except Exception as e:
                 self._fail(e)
 
     def close(self) -> None:
         """Nothing comes any more."""
-        if self._sink is not None:
+        for sink in self._sinks:
             try:
-                self._sink.close()
+                sink.close()
             except Exception as e:
                 self._fail(e)
-            self._sink = None
+        self._sinks = ()
 
     def _hook(self, job: Job, outcome: HookOutcome, seconds: float) -> None:
-        assert self._sink is not None
-        try:
-            self._sink.hook_ended(job.spec.kind, job.spec.name, outcome, seconds)
-        except Exception as e:
-            self._fail(e)
+        for sink in self._sinks:
+            try:
+                sink.hook_ended(job.spec.kind, job.spec.name, outcome, seconds)
+            except Exception as e:
+                self._fail(e)
 
     def _fail(self, error: Exception) -> None:
         if not self._failed:

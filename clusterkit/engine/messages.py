@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from ..errors import ClusterKitError
 from ..hooks import HookSpec
+from ..metrics import MetricsSink
 from ..ports import RangeResult
 from .runs import Run
 from .session import LeaseDoubted, LeaseLost, LeaseProven, Session
@@ -78,6 +79,13 @@ class AddHook:
 
 
 @dataclass(frozen=True, slots=True)
+class AddSink:
+    """Somebody wants the measurements too."""
+
+    sink: MetricsSink
+
+
+@dataclass(frozen=True, slots=True)
 class Await:
     """Somebody waits for a snapshot like this."""
 
@@ -105,6 +113,7 @@ Message: TypeAlias = (
     | Read
     | Checked
     | AddHook
+    | AddSink
     | Await
     | Stop
     | Finished

@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from dataclasses import replace
+from typing import Protocol
 
 from ..core import codec
 from ..core.keys import Keys
@@ -25,6 +26,7 @@ from ..core.plan import held_by
 from ..core.records import RebalanceRequest
 from ..errors import KitStateError, NodeIdConflictError
 from ..hooks import HookSpec
+from ..metrics import MetricsSink
 from ..model import KitState
 from ..ports import Clock, Put, Store, Txn
 from . import effects as fx
@@ -39,6 +41,7 @@ from .machine import Machine
 from .measure import Measure
 from .messages import (
     AddHook,
+    AddSink,
     Await,
     Begin,
     Checked,
@@ -65,6 +68,20 @@ _CHECK_SECONDS = 1.0
 _EXIT_SECONDS = 2.0
 
 
+class Attendant(Protocol):
+    """What lives exactly as long as a run does, such as a server that tells about it."""
+
+    def open(self) -> None:
+        """The run is about to begin: nothing has been asked of etcd yet.
+
+        Raises:
+            ClusterKitError: It cannot be; then there is no run either.
+        """
+
+    def close(self) -> None:
+        """The run is over. Returns when nothing is left. Also called when ``open`` was not."""
+
+
 class Runner:
     """One run of a node, from a start to a stop; it is not used again.
 
@@ -77,6 +94,7 @@ class Runner:
         executors: Makes what runs hooks, given where to report.
         checks: Makes what runs health checks, given where to report; None for none.
         measure: Where measurements go.
+        attendant: What is to begin and end with the run; None for nothing.
         connect_timeout: Seconds for the first reading and for the join.
         call_timeout: Seconds for each later call of etcd.
 
@@ -85,6 +103,7 @@ class Runner:
         ended: Done when the run has ended, however it came about.
         failure: The defect that ended it, None for none.
         watch_restarts: How often the watch broke.
+        view_since: Since when, by the clock, the view has been at its revision.
         forked: Whether this is the copy that a forked child has of its parent's run.
     """
 
@@ -101,12 +120,14 @@ class Runner:
         call_timeout: float,
         checks: Callable[[Callable[[tuple[str, ...]], None]], Checks] | None = None,
         measure: Measure | None = None,
+        attendant: Attendant | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._keys = keys
         self._machine = machine
         self._measure = Measure() if measure is None else measure
+        self._attendant = attendant
         self._profile = profile
         self._connect_timeout = connect_timeout
         self._call_timeout = call_timeout
@@ -131,6 +152,7 @@ class Runner:
         self._thread = threading.Thread(target=self._run, name="clusterkit-runner", daemon=True)
         self.snapshot: Snapshot | None = None
         self.watch_restarts = 0
+        self.view_since = clock.monotonic()
         self.forked = False
         self.failure: BaseException | None = None
         self.ended: Future[None] = Future()
@@ -146,6 +168,13 @@ class Runner:
         return KitState.JOINING if self.snapshot is None else self.snapshot.kit_state
 
     @property
+    def alive(self) -> bool:
+        """Whether the run goes on: it has not ended, and is not ending by a defect."""
+        if self.forked or self.ended.done() or self.failure is not None:
+            return False
+        return self._thread.ident is None or self._thread.is_alive()
+
+    @property
     def divergences(self) -> int:
         """How often the view was found to be not what etcd has."""
         return self._machine.divergences
@@ -157,10 +186,13 @@ class Runner:
             ClusterKitError: It could not; everything that was started is ended again.
         """
         try:
+            if self._attendant is not None:
+                self._attendant.open()
             read = self._store.range(self._keys.root, timeout=self._connect_timeout)
         except BaseException:
             self._executors.close(0.0)
             self._store.close()
+            self._dismiss()
             self.ended.set_result(None)
             raise
         self._queue.put(Begin(read))
@@ -267,6 +299,10 @@ class Runner:
         """Has a hook told of what is so already, and of all that comes."""
         self._queue.put(AddHook(spec))
 
+    def add_sink(self, sink: MetricsSink) -> None:
+        """Hands measurements to one more sink, from now on."""
+        self._queue.put(AddSink(sink))
+
     def forget_parent(self) -> None:
         """In a forked child: whatever the parent may do, this process may not."""
         self.forked = True
@@ -349,8 +385,12 @@ class Runner:
                 elif isinstance(message, Await):
                     self._waiting.append(message)
                 elif self.failure is None:
+                    before = self.snapshot
                     for effect in self._tell(message):
                         self._carry_out(effect)
+                    now = self.snapshot
+                    if now is not None and (before is None or before.rows is not now.rows):
+                        self._measure.assigned(now.rows)  # behind the hooks, which are on their way
                 if self.failure is None:
                     self._check_waiting()
             except Exception as e:
@@ -403,6 +443,8 @@ class Runner:
                 self.watch_restarts += 1
             case AddHook(spec):
                 return self._machine.hook_added(spec, at)
+            case AddSink(sink):
+                self._measure.add(sink)
             case Begin(read):
                 # A stop that came before it has ended a machine that knows of nothing.
                 return [] if self._stopping else self._machine.begin(read, at)
@@ -420,7 +462,7 @@ class Runner:
             case StartJobs(jobs):
                 self._executors.start(jobs)
             case fx.Publish(snapshot):
-                self.snapshot = snapshot
+                self._publish(snapshot)
             case CancelJob(job_id, reason):
                 self._executors.cancel(job_id, reason)
             case HookSlow(job):
@@ -468,6 +510,11 @@ class Runner:
                 if self._errands is not None:
                     self._errands.revoke(session, slot=slot)
 
+    def _publish(self, snapshot: Snapshot) -> None:
+        last, self.snapshot = self.snapshot, snapshot
+        if last is None or last.view.revision != snapshot.view.revision:
+            self.view_since = self._clock.monotonic()
+
     def _stop(self, message: Stop) -> None:
         if self._stopping:
             return
@@ -512,6 +559,7 @@ class Runner:
         self._measure.close()
         if self.snapshot is not None:
             self.snapshot = replace(self.snapshot, kit_state=KitState.STOPPED, session=None)
+        self._dismiss()
         _set(self.ended)
         for waiting in self._waiting:
             self._fail(waiting)
@@ -522,6 +570,13 @@ class Runner:
                 return
             if isinstance(message, Await):
                 self._fail(message)
+
+    def _dismiss(self) -> None:
+        if self._attendant is not None:
+            try:
+                self._attendant.close()
+            except Exception:  # whatever it is, the run has to end
+                logger.exception("what was to end with the run failed to")
 
     def _fail(self, waiting: Await) -> None:
         # It may have been cancelled, or failed by another thread, in between.

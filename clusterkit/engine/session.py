@@ -43,9 +43,11 @@ class Session:
         revision: Where the session began: no view from before it says anything of it.
         deadline: Until when the lease is certainly alive, unless it is lost.
         lost: Whether the lease is known to be gone, or not to be ours any more.
+        answered_in: Seconds that etcd took for the newest renewal; None before the first.
     """
 
     __slots__ = (
+        "answered_in",
         "deadline",
         "lease_id",
         "lost",
@@ -74,6 +76,7 @@ class Session:
         self.margin = margin
         self.deadline = granted_at + ttl_seconds - margin
         self.lost = False
+        self.answered_in: float | None = None
 
     @property
     def renewed_at(self) -> float:
@@ -190,6 +193,7 @@ class KeepAlive:
                 # reported when it begins and not when the attempt ends.
                 timeout = min(interval, left) if left else interval
                 ttl = self._store.keep_alive(session.lease_id, timeout=max(0.05, timeout))
+                answered_at = self._clock.monotonic()
                 if ttl > 0 and session.slot_lease_id != session.lease_id:
                     # It outlives the other by the grace, so its answer is not urgent, but for one:
                     # without the slot the node is no member.
@@ -214,6 +218,7 @@ class KeepAlive:
                 )
                 return
             session.renewed(sent_at, ttl)
+            session.answered_in = answered_at - sent_at
             if doubted:
                 doubted = False
                 self._report(LeaseProven(session))

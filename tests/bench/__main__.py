@@ -17,11 +17,11 @@ from pathlib import Path
 
 from clusterkit.testing import EmbeddedEtcd
 
-from . import blocked, chart, dispatch, interest, latency
+from . import admin, blocked, chart, dispatch, interest, latency
 from .common import Row
 
 OUT = Path("build/bench")
-FAMILIES = ("dispatch", "interest", "latency", "blocked")
+FAMILIES = ("dispatch", "interest", "latency", "blocked", "admin")
 
 
 def main() -> int:
@@ -39,6 +39,7 @@ def main() -> int:
             "interest": lambda: interest.rows(3 if quick else 9),
             "latency": lambda: latency.rows(etcd.endpoint, 100 if quick else 500),
             "blocked": lambda: blocked.rows(etcd.endpoint, *((50, 2) if quick else (300, 15))),
+            "admin": lambda: admin.rows(etcd.endpoint, *((300, 30) if quick else (3000, 200))),
         }
         for name in given.only.split(",") if given.only else FAMILIES:
             for row in families[name]():

@@ -71,6 +71,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "max_moves_in_flight": None,
         "connect_timeout": seconds(5),
         "drain_timeout": seconds(30),
+        "admin": None,
         "hooks": None,
         "metrics": None,
     }
@@ -148,6 +149,7 @@ VARIABLES: list[tuple[str, str, object]] = [
     ("max_moves_in_flight", "none", None),
     ("connect_timeout", "1", seconds(1)),
     ("drain_timeout", "0", seconds(0)),
+    ("admin", ":8080", "127.0.0.1:8080"),
 ]
 
 
@@ -193,6 +195,10 @@ def test_user_and_password_are_read_from_variables_as_they_are() -> None:
         ("endpoints", ("[2001:db8::1]:2379",), ("[2001:db8::1]:2379",)),
         ("address", "[::1]:80", "[::1]:80"),
         ("address", "my_service:80", "my_service:80"),
+        ("admin", "0.0.0.0:8080", "0.0.0.0:8080"),
+        ("admin", "[::1]:8080", "[::1]:8080"),
+        ("admin", "localhost:1", "localhost:1"),
+        ("admin", ":65535", "127.0.0.1:65535"),
         ("node_id", "Knoten-Ä 7", "Knoten-Ä 7"),
         ("node_id", "ä" * 126, "ä" * 126),
         ("cluster", "a.b-c_D9", "a.b-c_D9"),
@@ -380,6 +386,13 @@ BAD: list[tuple[str, object, str]] = [
     ("connect_timeout", None, "number of seconds"),
     ("drain_timeout", -1, "0 seconds"),
     ("drain_timeout", None, "number of seconds"),
+    ("admin", "8080", "no port"),
+    ("admin", "", "no port"),
+    ("admin", ":0", "port"),
+    ("admin", ":65536", "port"),
+    ("admin", "http://127.0.0.1:8080", "scheme"),
+    ("admin", "::1:80", "brackets"),
+    ("admin", 8080, "string"),
     ("hooks", "a text", "Hooks"),
     ("hooks", Hooks, "Hooks"),
     ("metrics", Hooks(), "Metrics"),

@@ -53,14 +53,19 @@ def job(timeout: float | None = 30.0) -> Job:
     return Job(1, hooks._specs()[0], event, (event,), 1, timeout, replayed=False)
 
 
-def tell_all(measure: Measure) -> None:
+def a_run(outcome: HookOutcome | None, seconds: float) -> Run:
+    """A run that has ended."""
     context = contextvars.copy_context()
-    executors = Executors(lambda ends: None, loop=None, context=context)
-    ended, counted_before = (Run(job(), executors, context, 0.0) for _ in range(2))
-    ended.outcome, ended.seconds = "ok", 0.5
+    run = Run(job(), Executors(lambda ends: None, loop=None, context=context), context, 0.0)
+    run.outcome, run.seconds = outcome, seconds
+    return run
+
+
+def tell_all(measure: Measure) -> None:
+    ended = a_run("ok", 0.5)
     measure.open()
     measure.hooks_ended([ended])
-    measure.hooks_ended([counted_before])  # as out of time
+    measure.hooks_ended([a_run(None, 0.5)])  # counted before, as out of time
     measure.timed_out(HookTimedOut(job(2.0)))
     measure.rebalance_ended(RebalanceCompleted(passage(), 3.0, superseded=False))
     measure.close()
@@ -91,6 +96,18 @@ def test_a_sink_that_raises_hurts_nobody_and_is_told_of_once(
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None
+
+
+def test_each_of_several_sinks_is_told_whatever_the_others_do() -> None:
+    broken, fine, late = Recording(ValueError("broken")), Recording(), Recording()
+    measure = Measure(lambda: broken, lambda: fine)
+    measure.open()
+    measure.hooks_ended([a_run("ok", 0.5)])
+    measure.add(late)
+    measure.rebalance_ended(RebalanceCompleted(passage(), 3.0, superseded=False))
+    measure.close()
+    assert fine.told == broken.told == [("fenced", "h", "ok", 0.5), *late.told]
+    assert late.told == [("rebalance", 3.0), ("closed",)]
 
 
 def test_a_collector_that_cannot_begin_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
