@@ -6,7 +6,7 @@ vectors in ``tests/golden`` hold it. Another way of hashing needs a new name in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from struct import Struct
@@ -16,8 +16,9 @@ from zlib import crc32
 MASK64 = (1 << 64) - 1
 KEY_HASHES = ("blake2b", "crc32")
 
-_C1 = 0xFF51AFD7ED558CCD
-_C2 = 0xC4CEB9FE1A85EC53
+# The multipliers of ``fmix64``.
+MIX_1 = 0xFF51AFD7ED558CCD
+MIX_2 = 0xC4CEB9FE1A85EC53
 # The first 60 bits of pi, shifted down to odd: a multiplier that nobody has picked for its effects.
 _SPREAD = 0x3243F6A8885A309
 
@@ -27,8 +28,8 @@ def fmix64(x: int) -> int:
 
     The finaliser of MurmurHash3, x64 variant, by Austin Appleby (public domain).
     """
-    x = ((x ^ x >> 33) * _C1) & MASK64
-    x = ((x ^ x >> 33) * _C2) & MASK64
+    x = ((x ^ x >> 33) * MIX_1) & MASK64
+    x = ((x ^ x >> 33) * MIX_2) & MASK64
     return x ^ x >> 33
 
 
@@ -70,7 +71,7 @@ class SeedBlock:
     because the interpreter's cost falls on each operation and not on each number.
     """
 
-    __slots__ = ("_mask", "_ones", "_seeds", "_size", "_unpack")
+    __slots__ = ("_mask", "_ones", "_pack", "_seeds", "_size", "_unpack")
 
     def __init__(self, seeds: Iterable[int]) -> None:
         # fmix64's first step is linear in XOR, so it can be taken before seeds meet: once, not for
@@ -78,19 +79,30 @@ class SeedBlock:
         stepped = [seed ^ seed >> 33 for seed in seeds]
         lanes, self._ones, self._mask = _lanes(len(stepped))
         self._size = lanes.size
-        self._unpack = lanes.unpack
+        self._pack, self._unpack = lanes.pack, lanes.unpack
         self._seeds = int.from_bytes(lanes.pack(*stepped), "little")
+
+    def __len__(self) -> int:
+        return self._size // 16
 
     def scores(self, seed: int) -> tuple[int, ...]:
         """``fmix64(s ^ seed)`` for each seed of the block, in their order."""
+        return self._mix((seed ^ seed >> 33) * self._ones)
+
+    def pairs(self, seeds: Sequence[int]) -> tuple[int, ...]:
+        """``fmix64(s ^ t)`` for each seed ``s`` of the block and its partner ``t`` in ``seeds``."""
+        stepped = [seed ^ seed >> 33 for seed in seeds]
+        return self._mix(int.from_bytes(self._pack(*stepped), "little"))
+
+    def _mix(self, others: int) -> tuple[int, ...]:
         mask = self._mask
-        x = (self._seeds ^ (seed ^ seed >> 33) * self._ones) * _C1 & mask
-        x = (x ^ x >> 33 & mask) * _C2 & mask
+        x = (self._seeds ^ others) * MIX_1 & mask
+        x = (x ^ x >> 33 & mask) * MIX_2 & mask
         # The last shift spills into the upper halves of the lanes, which are not read.
         return self._unpack((x ^ x >> 33).to_bytes(self._size, "little"))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def _lanes(count: int) -> tuple[Struct, int, int]:
     """The layout of that many lanes, and the integers with 1 and with ``MASK64`` in each lane."""
     lanes = Struct("<" + "Q8x" * count)
