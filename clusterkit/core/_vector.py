@@ -138,7 +138,7 @@ def first(x: Words, count: int) -> tuple[Places, Marks]:
                 np.minimum(rank, value, out=other)
                 np.maximum(rank, value, out=rank)
                 value, other = other, value
-    doubt: Marks = ((best[1:] ^ best[:-1]) <= _LOW).any(axis=0)
+    doubt: Marks = np.any((best[1:] ^ best[:-1]) <= _LOW, axis=0)
     return (best[:count] & _LOW).astype(np.intp), doubt
 
 

@@ -147,9 +147,13 @@ class VectorColumns(Columns):
 
     def _settle(self, touched: Indexes, holders: Slots) -> list[int]:
         """These are the holders of these partitions from here on."""
+        differ = (self._holders[:, touched] != holders).any(axis=0)
+        if not differ.all():
+            touched, holders = touched[differ], holders[:, differ]
         self._holders[:, touched] = holders
         if self._weighted is not None:
             self._bars[touched] = self._bars_of(holders, self._partitions[touched])
+        indexes: list[int] = touched.tolist()
         rows = zip(*self._ids[holders].tolist(), strict=True)
-        self.rows, changed = self.rows.replaced(dict(zip(touched.tolist(), rows, strict=True)))
-        return changed
+        self.rows = self.rows.replaced(dict(zip(indexes, rows, strict=True)))
+        return indexes

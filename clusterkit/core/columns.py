@@ -132,12 +132,13 @@ class Columns:
         return [i for i, (score, floor) in pairs if score >= floor]
 
     def _replace(self, rows: Mapping[int, Row]) -> list[int]:
-        self.rows, changed = self.rows.replaced(rows)
+        rows = {index: row for index, row in rows.items() if row != self.rows[index]}
+        self.rows = self.rows.replaced(rows)
         if self._weighted is not None:
             floors = self._floors_of(self._seeds.some(list(rows)), iter(rows.values()))
             for index, floor in zip(rows, floors, strict=True):
                 self._floors[index] = floor
-        return changed
+        return list(rows)
 
     def _measure(self) -> None:
         self._weighted = self._members.weighted

@@ -30,27 +30,21 @@ class Rows(Sequence[Row]):
         # What has been replaced in the list by the next version, and that version.
         self._later: tuple[Mapping[int, Row], Rows] | None = None
 
-    def replaced(self, rows: Mapping[int, Row]) -> tuple[Rows, list[int]]:
-        """The next version, with these rows in place of those of the same indexes.
-
-        Returns:
-            The version, this one if it would be equal, and the indexes of the rows that differ, in
-            the order in which they were given.
-        """
+    def replaced(self, rows: Mapping[int, Row]) -> Rows:
+        """The next version, with these rows in place of those of the same indexes."""
+        if not rows:
+            return self
         if self._later is not None or self._age == _GENERATIONS:
             return Rows(self).replaced(rows)
         shared = self._list
-        old = {index: shared[index] for index, row in rows.items() if shared[index] != row}
-        if not old:
-            return self, []
         newer = Rows.__new__(Rows)
         newer._list, newer._age, newer._later = shared, self._age + 1, None
         # In this order: whoever reads the list first, and then looks for what was replaced in it,
         # finds either the old row or that it was replaced.
-        self._later = old, newer
-        for index in old:
-            shared[index] = rows[index]
-        return newer, list(old)
+        self._later = {index: shared[index] for index in rows}, newer
+        for index, row in rows.items():
+            shared[index] = row
+        return newer
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
