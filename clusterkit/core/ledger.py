@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import zip_longest
 
 from ..events import PartitionChangeEvent, RebalanceEvent
 from ..model import OwedMove
@@ -20,6 +19,7 @@ from .holdings import Gain, Holdings
 from .membership import State
 from .placement import Row
 from .plan import Cause, merge
+from .rows import differences
 
 
 @dataclass(slots=True)
@@ -182,8 +182,7 @@ class Ledger:
         self._planned = rows
         affected: set[str] = set()
         # Many partitions pass from the same holders to the same.
-        passages = {pair for pair in zip_longest(before, rows, fillvalue=()) if pair[0] != pair[1]}
-        for old, row in passages:
+        for old, row in {(old, row) for _, old, row in differences(before, rows)}:
             affected.update(set(old).symmetric_difference(row))
             affected.update(old[:1], row[:1])
         order = {pair: rows[pair[0]].index(pair[1]) for pair in self.entries}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..events import Role
+from .incremental import Incremental
 from .membership import State
 from .placement import Candidate, Row, assign
+from .records import ClusterConfig, NodeRecord
+from .rows import differences
 
 ALGORITHM_VERSION = 1
 """The version of the placement algorithm, in the cluster config: nodes of two never mix."""
@@ -22,15 +25,54 @@ def rows_of(state: State) -> tuple[Row, ...]:
     if config is None:
         return ()
     return assign(
-        (
-            Candidate(m.node.id, m.node.weight, m.node.zone)
-            for m in state.members.values()
-            if m.node.state == "active"
-        ),
+        map(_candidate, state.members.values()),
         partitions=config.partitions,
         replication_factor=config.replication_factor,
         cluster_seed=config.seed,
     )
+
+
+class Assignment:
+    """The assignment of one state after the other; it costs what has changed. Owned by one thread.
+
+    Attributes:
+        rows: What ``rows_of`` says of the state that was followed last; while it says the same, the
+            same object.
+    """
+
+    def __init__(self) -> None:
+        self.rows: Sequence[Row] = ()
+        self._placed = Incremental()
+        self._config: ClusterConfig | None = None
+        self._members: Mapping[str, NodeRecord] = {}
+
+    def follow(self, state: State) -> Sequence[Row]:
+        """Makes ``rows`` those of the state, and returns them."""
+        config, members, last = state.config, state.members, self._members
+        if config is None:
+            self.rows = ()
+        elif config == self._config:
+            # Records are never changed, only replaced: to look which ones are others is enough.
+            self._placed.change(
+                [_candidate(m) for node_id, m in members.items() if last.get(node_id) is not m],
+                [node_id for node_id in last if node_id not in members],
+            )
+            self.rows = self._placed.rows
+        else:
+            self._placed.assign(
+                map(_candidate, members.values()),
+                partitions=config.partitions,
+                replication_factor=config.replication_factor,
+                cluster_seed=config.seed,
+            )
+            self.rows = self._placed.rows
+        self._config, self._members = config, members
+        return self.rows
+
+
+def _candidate(member: NodeRecord) -> Candidate:
+    node = member.node
+    return Candidate(node.id, node.weight if node.state == "active" else 0, node.zone)
 
 
 def role_in(row: Row, node_id: str) -> Role | None:
@@ -51,10 +93,7 @@ class RoleChange:
 
 def role_changes(old: Sequence[Row], new: Sequence[Row], node_id: str) -> Iterator[RoleChange]:
     """How a node's roles differ between two assignments, in the order of the partitions."""
-    for index in range(max(len(old), len(new))):
-        before = old[index] if index < len(old) else ()
-        after = new[index] if index < len(new) else ()
-        if before != after:
-            was, now = role_in(before, node_id), role_in(after, node_id)
-            if was != now:
-                yield RoleChange(index, was, now)
+    for index, before, after in differences(old, new):
+        was, now = role_in(before, node_id), role_in(after, node_id)
+        if was != now:
+            yield RoleChange(index, was, now)

@@ -9,11 +9,12 @@ SIGPLAN Notices 26(8), 1991).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import overload
 
 from .placement import Row
 
-_GENERATIONS = 64  # versions that share a list: what an old one may hold on to, and has to look at
+_GENERATIONS = 256  # versions that share a list: what an old one holds on to, and has to look at
 
 
 class Rows(Sequence[Row]):
@@ -64,6 +65,20 @@ class Rows(Sequence[Row]):
             later = newer._later
         return row
 
+    def replaced_until(self, newer: Sequence[Row]) -> dict[int, Row] | None:
+        """The rows of this version that ``newer`` has others for, or had for a time.
+
+        None if that is not known, since the two do not share a list.
+        """
+        found: dict[int, Row] = {}
+        version = self
+        while version is not newer:
+            if version._later is None:
+                return None
+            replaced, version = version._later
+            found = {**replaced, **found}
+        return found
+
     def _whole(self) -> list[Row]:
         rows = self._list.copy()  # in one step, and before looking for what was replaced
         replaced: list[Mapping[int, Row]] = []
@@ -96,3 +111,20 @@ class Rows(Sequence[Row]):
 
     def __repr__(self) -> str:
         return f"<{len(self)} rows>"
+
+
+def differences(old: Sequence[Row], new: Sequence[Row]) -> Iterator[tuple[int, Row, Row]]:
+    """The rows that differ: index, old row, new row, in their order. Behind an end rows are empty.
+
+    Of two versions of the same rows only those are looked at that were replaced in between.
+    """
+    known = old.replaced_until(new) if isinstance(old, Rows) else None
+    if known is None:
+        for index, (before, row) in enumerate(zip_longest(old, new, fillvalue=())):
+            if before != row:
+                yield index, before, row
+        return
+    for index, before in sorted(known.items()):
+        row = new[index]
+        if before != row:
+            yield index, before, row

@@ -20,10 +20,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from ..core import local_events, membership, ownership, plan
+from ..core import local_events, membership, plan
 from ..core.holdings import Holdings
 from ..core.keys import Keys
 from ..core.membership import Change, Left, State
+from ..core.ownership import Assignment
 from ..core.placement import Row
 from ..core.present import present_events
 from ..events import Event, NodeJoinEvent, NodeLeaveEvent, NodeRejoinEvent
@@ -95,6 +96,7 @@ class Machine:
         self._snapshots = Snapshots(node_id)
         self._holdings = Holdings()
         self._state = State(0, 0)
+        self._assignment = Assignment()
         self._rows: Sequence[Row] = ()
         self._told_rows: Sequence[Row] = ()  # with this process's newest roles that it was told of
         self._answered = True  # whether the outcome of this node's newest join is known
@@ -108,7 +110,7 @@ class Machine:
         """The first reading of the prefix: what is there already is state, not change."""
         self._state = membership.read(self._keys, read.kvs, read.revision, read.cluster_id)
         self._delivery.revision = read.revision
-        self._rows = ownership.rows_of(self._state)
+        self._rows = self._assignment.follow(self._state)
         nonces = {node_id: m.nonce for node_id, m in self._state.members.items()}
         self._holdings.assume(self._rows, nonces, self._state.receipts, self._state.epoch)
         self.ledger.start_from(self._rows)
@@ -334,7 +336,7 @@ class Machine:
     def _assign(self, old: State, causes: Sequence[plan.Cause], at: Instant) -> None:
         """An input of the assignment may have changed, or somebody asks for a rebalance."""
         new, old_rows = self._state, self._rows
-        self._rows = ownership.rows_of(new)
+        self._rows = self._assignment.follow(new)
         nonces = {node_id: m.nonce for node_id, m in old.members.items()}
         gains = self._holdings.advance(
             old_rows,

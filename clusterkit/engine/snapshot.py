@@ -14,6 +14,7 @@ from typing import overload
 from ..core.hashing import key_indexer, partition_id
 from ..core.membership import State
 from ..core.placement import Row
+from ..core.rows import differences
 from ..errors import UnknownPartitionError
 from ..model import ClusterHealth, ClusterView, Key, KitState, Node, Partition
 from .session import Session
@@ -28,20 +29,22 @@ class LazyPartitions(Sequence[Partition]):
         self._rows = rows
         self._nodes = nodes
         self._epoch = epoch
-        self._made: list[Partition | None] = [None] * len(rows)
+        self._made: dict[int, Partition] = {}  # empty at first: most views are never asked for all
 
     @overload
     def __getitem__(self, index: int) -> Partition: ...
     @overload
     def __getitem__(self, index: slice) -> tuple[Partition, ...]: ...
     def __getitem__(self, index: int | slice) -> Partition | tuple[Partition, ...]:
+        try:
+            return self._made[index]  # type: ignore[index]  # slices go where what is missing goes
+        except (KeyError, TypeError):  # a slice can be no key until Python 3.12
+            pass
         if isinstance(index, slice):
             return tuple(self[i] for i in range(*index.indices(len(self))))
-        made = self._made[index]
-        if made is None:
-            # Two threads may both make it: the two are equal, and either may stay.
-            made = self._made[index] = self._make(index % len(self._rows))
-        return made
+        # Two threads may both make it: the two are equal, and either may stay.
+        made = self._make(index % len(self._rows) if index < 0 else index)
+        return self._made.setdefault(made.index, made)
 
     def _make(self, index: int) -> Partition:
         holders = [self._nodes[node_id] for node_id in self._rows[index]]
@@ -131,12 +134,7 @@ class Snapshots:
         if session is not None and session.nonce != self._owner:
             self._owner, self._owned_since = session.nonce, {}
         if last is None or last.rows is not rows or last.session is not session:
-            epoch, since = state.epoch, self._owned_since
-            self._owned_since = {
-                index: since.get(index, epoch)
-                for index, row in enumerate(rows)
-                if session is not None and row and row[0] == self._me
-            }
+            self._owned_since = self._ownership(last, rows, session, state.epoch)
         self._last = Snapshot(
             kit_state=kit_state,
             view=view_of(state, rows),
@@ -149,6 +147,23 @@ class Snapshots:
             state=state,
         )
         return self._last
+
+    def _ownership(
+        self, last: Snapshot | None, rows: Sequence[Row], session: Session | None, epoch: int
+    ) -> dict[int, int]:
+        since = self._owned_since
+        if session is None:
+            return {}
+        if last is None or last.session is not session:
+            owned = (index for index, row in enumerate(rows) if row and row[0] == self._me)
+            return {index: since.get(index, epoch) for index in owned}
+        since = since.copy()
+        for index, _, row in differences(last.rows, rows):
+            if row and row[0] == self._me:
+                since.setdefault(index, epoch)
+            else:
+                since.pop(index, None)
+        return since
 
 
 def view_of(state: State, rows: Sequence[Row]) -> ClusterView:
