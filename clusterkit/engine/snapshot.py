@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import overload
 
-from ..core.hashing import key_indexer, partition_id
+from ..core.hashing import Table, key_lookup, partition_id
 from ..core.membership import State
 from ..core.placement import Row
 from ..core.rows import differences
@@ -20,42 +19,50 @@ from ..model import ClusterHealth, ClusterView, Key, KitState, Node, Partition
 from .session import Session
 
 
+class _Made(dict[int, Partition]):
+    """The partitions that have been asked for, by index; any other is made on its first asking."""
+
+    __slots__ = ("_epoch", "_nodes", "_rows")
+
+    def __init__(self, rows: Sequence[Row], nodes: Mapping[str, Node], epoch: int) -> None:
+        super().__init__()
+        self._rows = rows
+        self._nodes = nodes
+        self._epoch = epoch
+
+    def __missing__(self, index: int) -> Partition:
+        holders = [self._nodes[node_id] for node_id in self._rows[index]]
+        primary = holders[0] if holders else None
+        made = Partition(partition_id(index), index, primary, tuple(holders[1:]), self._epoch)
+        # Two threads may both make it: the two are equal, and the first one stays.
+        return self.setdefault(index, made)
+
+
 class LazyPartitions(Sequence[Partition]):
     """The partitions of a view, each made when it is first asked for."""
 
-    __slots__ = ("_epoch", "_made", "_nodes", "_rows")
+    __slots__ = ("_epoch", "_nodes", "_rows", "made")
 
     def __init__(self, rows: Sequence[Row], nodes: Mapping[str, Node], epoch: int) -> None:
         self._rows = rows
         self._nodes = nodes
         self._epoch = epoch
-        self._made: dict[int, Partition] = {}  # empty at first: most views are never asked for all
+        self.made: Table[Partition] = _Made(rows, nodes, epoch)
 
     @overload
     def __getitem__(self, index: int) -> Partition: ...
     @overload
     def __getitem__(self, index: slice) -> tuple[Partition, ...]: ...
     def __getitem__(self, index: int | slice) -> Partition | tuple[Partition, ...]:
-        try:
-            return self._made[index]  # type: ignore[index]  # slices go where what is missing goes
-        except (KeyError, TypeError):  # a slice can be no key until Python 3.12
-            pass
         if isinstance(index, slice):
-            return tuple(self[i] for i in range(*index.indices(len(self))))
-        # Two threads may both make it: the two are equal, and either may stay.
-        made = self._make(index % len(self._rows) if index < 0 else index)
-        return self._made.setdefault(made.index, made)
-
-    def _make(self, index: int) -> Partition:
-        holders = [self._nodes[node_id] for node_id in self._rows[index]]
-        primary = holders[0] if holders else None
-        return Partition(partition_id(index), index, primary, tuple(holders[1:]), self._epoch)
+            return tuple(self.made[i] for i in range(*index.indices(len(self))))
+        return self.made[index if index >= 0 else range(len(self))[index]]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Partition]:
-        return (self[i] for i in range(len(self)))
+        return (self.made[i] for i in range(len(self)))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LazyPartitions):
@@ -169,23 +176,21 @@ class Snapshots:
 def view_of(state: State, rows: Sequence[Row]) -> ClusterView:
     """The state and its assignment as applications see them."""
     config = state.config
-    index_of: Callable[[Key], int] = _no_partitions
-    if config is not None:
-        index_of = _indexer(config.key_hash, config.partitions, config.seed)
     nodes = {node_id: state.members[node_id].node for node_id in sorted(state.members)}
+    partitions = LazyPartitions(rows, nodes, state.epoch)
+    find: Callable[[Key], Partition] = _no_partitions
+    if config is not None:
+        find = key_lookup(config.key_hash, config.partitions, config.seed, partitions.made)
     return ClusterView(
         revision=state.revision,
         nodes=nodes,
-        partitions=LazyPartitions(rows, nodes, state.epoch),
+        partitions=partitions,
         replication_factor=config.replication_factor if config else 0,
-        _index_of=index_of,
+        _find=find,
     )
 
 
-_indexer = lru_cache(maxsize=8)(key_indexer)  # one for each cluster of this process
-
-
-def _no_partitions(key: Key) -> int:
+def _no_partitions(key: Key) -> Partition:
     raise UnknownPartitionError(
         f"key {key!r} belongs to no partition yet: the cluster has no config in etcd, "
         "since no node has ever joined it"
