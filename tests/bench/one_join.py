@@ -1,0 +1,87 @@
+"""What follows from one join for a node whose only hook has ``mine=True``: gains, ledger, snapshot."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+
+from clusterkit.core.holdings import Holdings
+from clusterkit.core.ownership import Assignment
+from clusterkit.core.plan import Cause
+from clusterkit.engine.delivery import Delivery
+from clusterkit.engine.dispatcher import Dispatcher
+from clusterkit.engine.effects import Instant, Outbox
+from clusterkit.engine.snapshot import Snapshots
+from clusterkit.hooks import Hooks
+from clusterkit.model import ClusterHealth, KitState
+
+from .common import Row, tidy, untidied
+from .state import AT, EPOCH, cluster, joined, left
+
+NODES, PARTITIONS = 1000, 65_536
+MILLISECONDS = 1.0
+
+
+def rows(rounds: int) -> list[Row]:
+    """Milliseconds from the new rows to the new snapshot, and to the rows themselves."""
+    names = [f"node-{i}" for i in range(NODES)]
+    me = names[0]
+    state = cluster(names, partitions=PARTITIONS)
+    assignment = Assignment()
+    old = assignment.follow(state)
+    holdings = Holdings()
+    nonces = {node_id: m.nonce for node_id, m in state.members.items()}
+    holdings.assume(old, nonces, state.receipts, EPOCH - 1)
+    hooks = Hooks()
+    hooks.on_partition_change(mine=True)(lambda event: None)
+    dispatcher = Dispatcher(hooks._specs(), node_id=me)
+    delivery = Delivery(dispatcher, Outbox(), node_id=me, incarnation="i", settle_seconds=60.0)
+    delivery.ledger.start_from(old)
+    snapshots = Snapshots(me)
+    health = ClusterHealth("healthy", NODES, 0, NODES, (), ())
+    at = Instant(0.0, AT)
+    times: dict[str, list[float]] = {"assignment": [], "difference": [], "snapshot": []}
+    with untidied():
+        for number in range(rounds + 1):
+            if number == 1:
+                tidy()
+            node_id = f"newcomer-{number}"
+            for come in (True, False):
+                state = joined(state, node_id) if come else left(state, node_id)
+                began = time.perf_counter()
+                new = assignment.follow(state)
+                assigned = time.perf_counter()
+                gone = () if come else (node_id,)
+                gains = holdings.advance(old, new, epoch=state.epoch, reset=(), gone=gone)
+                cause = Cause("node_join" if come else "node_leave", node_id)
+                delivery.gained(gains, [cause], new, state, at)
+                differed = time.perf_counter()
+                snapshots.next(
+                    state,
+                    new,
+                    kit_state=KitState.JOINED,
+                    session=None,
+                    initial_copies_done=True,
+                    health=health,
+                )
+                ended = time.perf_counter()
+                old = new
+                if come and number:
+                    times["assignment"].append(assigned - began)
+                    times["difference"].append(differed - assigned)
+                    times["snapshot"].append(ended - differed)
+    assigned, differed, shown = (median(t) * 1e3 for t in times.values())
+    both = differed + shown
+    work = f"one join at {PARTITIONS:,} x {NODES:,}, mine=True: "
+    return [
+        Row(
+            work + "diff, events and snapshot",
+            both,
+            MILLISECONDS,
+            "ms",
+            both / MILLISECONDS,
+            f"at most {MILLISECONDS:g} ms",
+            both <= MILLISECONDS,
+        ),
+        Row(work + "new rows / the former", assigned, both, "ms", assigned / both),
+    ]
