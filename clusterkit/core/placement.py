@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import chain, pairwise
+from itertools import chain, pairwise, repeat
 from typing import TypeAlias
 
 from .costs import cost
@@ -205,13 +205,10 @@ class Ranking:
 
     def rows(self, blocks: Iterable[SeedBlock]) -> Iterator[Row]:
         """The holders of the partitions of these seeds."""
-        for block in blocks:
-            if len(self.groups) == 1:
-                yield from self.groups[0].leading_ids(block)
-            elif self.groups:
-                yield from self._merged(block)
-            else:
-                yield from ((),) * len(block)
+        of_block = self._merged if self.groups else _nobody
+        if len(self.groups) == 1:
+            of_block = self.groups[0].leading_ids
+        return chain.from_iterable(map(of_block, blocks))
 
     def _merged(self, block: SeedBlock) -> Iterator[Row]:
         for leading in zip(*(g.leading(block) for g in self.groups), strict=True):
@@ -238,6 +235,10 @@ def _numpy_loads() -> bool:
     except ImportError:
         return False  # the extra `fast` is not installed
     return True
+
+
+def _nobody(block: SeedBlock) -> Iterator[Row]:
+    return repeat((), len(block))
 
 
 def zone_sizes(nodes: Iterable[Candidate]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What can only be seen in processes of their own: the memory of a pass, and the time of an import."""
+"""What is seen in processes of their own: the memory of a full pass, the time of an import."""
 
 from __future__ import annotations
 

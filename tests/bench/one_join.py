@@ -1,4 +1,8 @@
-"""What follows from one join for a node whose only hook has ``mine=True``: gains, ledger, snapshot."""
+"""What follows from one join for a node whose only hook has ``mine=True``.
+
+From the new rows to the gains of all nodes, the ledger, the rebalance and its events, and the
+snapshot. Before each join everything is at rest: all copies have arrived, and nothing is owed.
+"""
 
 from __future__ import annotations
 
@@ -32,44 +36,43 @@ def rows(rounds: int) -> list[Row]:
     holdings = Holdings()
     nonces = {node_id: m.nonce for node_id, m in state.members.items()}
     holdings.assume(old, nonces, state.receipts, EPOCH - 1)
-    hooks = Hooks()
-    hooks.on_partition_change(mine=True)(lambda event: None)
-    dispatcher = Dispatcher(hooks._specs(), node_id=me)
-    delivery = Delivery(dispatcher, Outbox(), node_id=me, incarnation="i", settle_seconds=60.0)
-    delivery.ledger.start_from(old)
     snapshots = Snapshots(me)
     health = ClusterHealth("healthy", NODES, 0, NODES, (), ())
     at = Instant(0.0, AT)
     times: dict[str, list[float]] = {"assignment": [], "difference": [], "snapshot": []}
     with untidied():
-        for number in range(rounds + 1):
-            if number == 1:
+        for number in range(2 * rounds + 2):
+            come, node_id = number % 2 == 0, f"newcomer-{number // 2}"
+            state = joined(state, node_id) if come else left(state, node_id)
+            delivery = _delivery(me)
+            delivery.ledger.start_from(old)
+            if number == 2:
                 tidy()
-            node_id = f"newcomer-{number}"
-            for come in (True, False):
-                state = joined(state, node_id) if come else left(state, node_id)
-                began = time.perf_counter()
-                new = assignment.follow(state)
-                assigned = time.perf_counter()
-                gone = () if come else (node_id,)
-                gains = holdings.advance(old, new, epoch=state.epoch, reset=(), gone=gone)
-                cause = Cause("node_join" if come else "node_leave", node_id)
-                delivery.gained(gains, [cause], new, state, at)
-                differed = time.perf_counter()
-                snapshots.next(
-                    state,
-                    new,
-                    kit_state=KitState.JOINED,
-                    session=None,
-                    initial_copies_done=True,
-                    health=health,
-                )
-                ended = time.perf_counter()
-                old = new
-                if come and number:
-                    times["assignment"].append(assigned - began)
-                    times["difference"].append(differed - assigned)
-                    times["snapshot"].append(ended - differed)
+            began = time.perf_counter()
+            new = assignment.follow(state)
+            assigned = time.perf_counter()
+            gone = () if come else (node_id,)
+            gains = holdings.advance(old, new, epoch=state.epoch, reset=(), gone=gone)
+            cause = Cause("node_join" if come else "node_leave", node_id)
+            delivery.gained(gains, [cause], new, state, at)
+            delivery.due(new, state, holdings, at)
+            differed = time.perf_counter()
+            snapshots.next(
+                state,
+                new,
+                kit_state=KitState.JOINED,
+                session=None,
+                initial_copies_done=True,
+                health=health,
+            )
+            ended = time.perf_counter()
+            if come and number:
+                times["assignment"].append(assigned - began)
+                times["difference"].append(differed - assigned)
+                times["snapshot"].append(ended - differed)
+            for member in state.members:
+                holdings.prove(member, state.epoch)
+            old = new
     assigned, differed, shown = (median(t) * 1e3 for t in times.values())
     both = differed + shown
     work = f"one join at {PARTITIONS:,} x {NODES:,}, mine=True: "
@@ -85,3 +88,10 @@ def rows(rounds: int) -> list[Row]:
         ),
         Row(work + "new rows / the former", assigned, both, "ms", assigned / both),
     ]
+
+
+def _delivery(me: str) -> Delivery:
+    hooks = Hooks()
+    hooks.on_partition_change(mine=True)(lambda event: None)
+    dispatcher = Dispatcher(hooks._specs(), node_id=me)
+    return Delivery(dispatcher, Outbox(), node_id=me, incarnation="i", settle_seconds=0.0)

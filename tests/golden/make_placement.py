@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from clusterkit.core.hashing import KEY_HASHES, fmix64, key_indexer, seed64
 from clusterkit.core.costs import log2_fixed
+from clusterkit.core.hashing import KEY_HASHES, fmix64, key_indexer, seed64
 from clusterkit.core.placement import Candidate, assign
 
 SEEDS = (0, 1, 0x0123456789ABCDEF, 2**64 - 1)
