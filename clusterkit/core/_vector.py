@@ -37,6 +37,7 @@ Marks: TypeAlias = npt.NDArray[np.bool_]
 _FIRST, _SECOND, _SHIFT = np.uint64(MIX_1), np.uint64(MIX_2), np.uint64(33)
 _LOW = np.uint64((1 << 31) - 1)
 HIGH = ~_LOW
+_WIDTH = 4096  # partitions at a time: a row of them fits the level-1 cache, and is worth the calls
 _CACHED = 1 << 15  # numbers of 8 bytes: with a second array of this size, half a level-2 cache
 _NARROW = 1024  # below that many partitions a call of numpy costs more than what it does
 
@@ -93,7 +94,7 @@ def leading(partitions: Words, nodes: Words, count: int) -> tuple[Places, Marks]
     # The last group is filled up with its last node, which leaves its greatest as it is.
     padded = np.append(nodes, np.repeat(nodes[-1:], groups * size - len(nodes)))
     grouped = padded.reshape(groups, size, 1)
-    width = min(len(partitions), max(1, _CACHED // size))
+    width = min(len(partitions), _WIDTH)
     together = max(1, _CACHED // (size * width))
     found = np.empty((count, len(partitions)), np.intp)
     unsure = np.empty(len(partitions), np.bool_)
@@ -134,10 +135,11 @@ def first(x: Words, count: int) -> tuple[Places, Marks]:
         spare = np.empty(x.shape[1], np.uint64)
         for row in x:
             value, other = row, spare
-            for rank in best:
+            for rank in best[:-1]:
                 np.minimum(rank, value, out=other)
                 np.maximum(rank, value, out=rank)
                 value, other = other, value
+            np.maximum(best[-1], value, out=best[-1])
     doubt: Marks = np.any((best[1:] ^ best[:-1]) <= _LOW, axis=0)
     return (best[:count] & _LOW).astype(np.intp), doubt
 
