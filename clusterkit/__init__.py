@@ -165,14 +165,16 @@ _HOMES = {
 _MODULES = frozenset({"sync", *_HOMES.values()})
 
 
-def __getattr__(name: str) -> object:
-    if (home := _HOMES.get(name)) is not None:
-        found: object = getattr(import_module(f".{home}", __name__), name)
-        globals()[name] = found  # so that this is asked for it once only
-        return found
-    if name in _MODULES:
-        return import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # else no checker would find a name that is misspelt
+
+    def __getattr__(name: str) -> object:
+        if (home := _HOMES.get(name)) is not None:
+            found: object = getattr(import_module(f".{home}", __name__), name)
+            globals()[name] = found  # so that this is asked for it once only
+            return found
+        if name in _MODULES:
+            return import_module(f".{name}", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
