@@ -112,13 +112,13 @@ def leading(partitions: Words, nodes: Words, count: int) -> tuple[Places, Marks]
             mix(x, y).max(axis=1, out=tops[lot : lot + together])
         chosen, doubt = first(tops, count)
         at = (chosen[:, np.newaxis] * size + within).reshape(count * size, -1)
-        inner = padded[at]
+        inner = padded.take(at)
         np.bitwise_xor(inner, block, out=inner)
         mix(inner, np.empty_like(inner))
         if groups * size > len(nodes):
             inner[at >= len(nodes)] = 0
         order, more = first(inner, count)
-        found[:, start:end] = at[order, np.arange(len(block))]
+        found[:, start:end] = at.take(order * len(block) + np.arange(len(block)))
         unsure[start:end] = doubt | more
     return found, unsure
 

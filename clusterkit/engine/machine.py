@@ -6,8 +6,8 @@ order. Nothing here blocks, reads a clock or starts a thread, so a test can lead
 history, in virtual time.
 
 One revision passes through it like this: ``membership`` makes the new state and the changes; if an
-input of the assignment changed, ``ownership`` makes the new rows, ``holdings`` the gains, and the
-ledger takes them in; the snapshot is swapped; the node hooks are dispatched at once; and
+input of the assignment changed, ``ownership`` makes the rows follow, ``holdings`` the gains, and
+the ledger takes them in; the snapshot is swapped; the node hooks are dispatched at once; and
 ``settle_seconds`` after the first change of a burst the ledger is made into one rebalance.
 
 Its parts, each of one idea: ``stay`` is this node's own membership, ``delivery`` what hooks are
