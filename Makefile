@@ -78,7 +78,7 @@ test-docker: $(VENV)/.installed-dev ## kits on etcd in Docker whose members die 
 figures: $(VENV)/.installed-dev ## measures leaves, fencing and outages; ARGS="--only kill --ttl 2,30"
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-bench: $(VENV)/.installed-dev ## hooks beside plain code that does the same; ARGS="--only dispatch --quick"
+bench: $(VENV)/.installed-dev ## hooks and placement beside plain code that does the same; ARGS="--only placement --quick"
 	$(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: mutants

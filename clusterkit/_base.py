@@ -107,6 +107,13 @@ class KitBase(Hooks):
 
     def partition_for(self, key: Key, /) -> Partition:
         """The partition that a key belongs to, with its holders. A lookup, not a permission."""
+        # Without a call that it can do without: this is in the path of each request of an
+        # application. Whatever is out of the ordinary goes the long way.
+        run = self._run
+        if run is not None:
+            find = run.runner.find
+            if find is not None:
+                return find(key)
         return self._snapshot().view.partition_for(key)
 
     def partition(self, partition_id: str, /) -> Partition:

@@ -125,12 +125,12 @@ class ClusterView:
     nodes: Mapping[str, Node]
     partitions: Sequence[Partition]
     replication_factor: int
-    _index_of: Callable[[Key], int] = field(repr=False, compare=False)
+    _find: Callable[[Key], Partition] = field(repr=False, compare=False)
     cordoned: frozenset[str] = frozenset()
 
     def partition_for(self, key: Key, /) -> Partition:
         """The partition that a key belongs to. The same for ever, whatever nodes come and go."""
-        return self.partitions[self._index_of(key)]
+        return self._find(key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from math import ceil
 
 from .bounded import Copies, settle
 from .mending import Mender
-from .placement import Candidate, Row, assign, zone_sizes
+from .placement import Candidate, Row, assign
 from .primaries import balance_primaries as _balance_primaries
-from .shares import caps, copy_shares, zone_limits
+from .shares import caps, copy_shares, zone_limits, zones_that_matter
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +88,33 @@ def place(
         raise ValueError(
             f"balance_percent is {balance_percent}; below 100 there is no room for all copies"
         )
-    nodes = sorted((c for c in candidates if c.weight), key=lambda c: c.id)
-    placed = Placed(
-        assign(
-            nodes,
-            partitions=partitions,
-            replication_factor=replication_factor,
-            cluster_seed=cluster_seed,
-        ),
-        (),
+    nodes = [c for c in candidates if c.weight]
+    rows = assign(
+        nodes,
+        partitions=partitions,
+        replication_factor=replication_factor,
+        cluster_seed=cluster_seed,
     )
+    return even_out(
+        rows,
+        nodes,
+        cluster_seed=cluster_seed,
+        balance_percent=balance_percent,
+        balance_primaries=balance_primaries,
+    )
+
+
+def even_out(
+    rows: tuple[Row, ...],
+    candidates: Iterable[Candidate],
+    *,
+    cluster_seed: int,
+    balance_percent: int | None,
+    balance_primaries: bool,
+) -> Placed:
+    """What ``place`` makes of the rows that ``assign`` gives for the same candidates."""
+    nodes = sorted((c for c in candidates if c.weight), key=lambda c: c.id)
+    placed = Placed(rows, ())
     if balance_percent is not None and nodes:
         placed = _bound(placed.rows, nodes, cluster_seed, balance_percent)
     if balance_primaries and nodes:
@@ -110,7 +127,7 @@ def _bound(
     rows: tuple[Row, ...], nodes: list[Candidate], cluster_seed: int, balance_percent: int
 ) -> Placed:
     partitions, count = len(rows), len(rows[0])
-    zones = zone_sizes(nodes)
+    zones = zones_that_matter(nodes)
     limits = caps(
         nodes,
         zones,

@@ -22,8 +22,9 @@ from collections.abc import Collection, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import TypeAlias
 
+from .costs import cost
 from .hashing import SeedBlock, fmix64, partition_id, seed64
-from .placement import Candidate, Row, cost, spread
+from .placement import Candidate, Row, spread
 
 Rank: TypeAlias = tuple[int, int, int]
 """What a partition ranks a node by, the lowest first: cost, score negated, the node's index."""

@@ -10,7 +10,6 @@ from ..planning import NodeLoad, Plan, PlannedMove, PlannedNode
 from .balance import Placed, place
 from .hashing import partition_id
 from .membership import State
-from .ownership import active_nodes
 from .placement import Candidate, Row
 from .records import ClusterConfig
 
@@ -42,9 +41,11 @@ class Layout:
 
     def place(self) -> Placed:
         """The assignment."""
-        nodes = [Candidate(n, node.weight, node.zone) for n, node in self.nodes.items()]
+        free = [n for n in self.nodes if n not in self.cordoned]
+        if not any(self.nodes[n].weight for n in free):
+            free = [*self.nodes]  # a cordon that leaves nobody is ignored; see ``ownership``
         return place(
-            active_nodes(nodes, self.cordoned),
+            [Candidate(n, self.nodes[n].weight, self.nodes[n].zone) for n in free],
             partitions=self.config.partitions,
             replication_factor=self.config.replication_factor,
             cluster_seed=self.config.seed,

@@ -6,19 +6,23 @@ vectors in ``tests/golden`` hold it. Another way of hashing needs a new name in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from struct import Struct
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 from zlib import crc32
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 MASK64 = (1 << 64) - 1
 KEY_HASHES = ("blake2b", "crc32")
 
 _MOST_DIGITS = 18
-_C1 = 0xFF51AFD7ED558CCD
-_C2 = 0xC4CEB9FE1A85EC53
+# The multipliers of ``fmix64``.
+MIX_1 = 0xFF51AFD7ED558CCD
+MIX_2 = 0xC4CEB9FE1A85EC53
 # The first 60 bits of pi, shifted down to odd: a multiplier that nobody has picked for its effects.
 _SPREAD = 0x3243F6A8885A309
 
@@ -28,8 +32,8 @@ def fmix64(x: int) -> int:
 
     The finaliser of MurmurHash3, x64 variant, by Austin Appleby (public domain).
     """
-    x = ((x ^ x >> 33) * _C1) & MASK64
-    x = ((x ^ x >> 33) * _C2) & MASK64
+    x = ((x ^ x >> 33) * MIX_1) & MASK64
+    x = ((x ^ x >> 33) * MIX_2) & MASK64
     return x ^ x >> 33
 
 
@@ -73,7 +77,7 @@ class SeedBlock:
     because the interpreter's cost falls on each operation and not on each number.
     """
 
-    __slots__ = ("_mask", "_ones", "_seeds", "_size", "_unpack")
+    __slots__ = ("_mask", "_ones", "_pack", "_seeds", "_size", "_unpack")
 
     def __init__(self, seeds: Iterable[int]) -> None:
         # fmix64's first step is linear in XOR, so it can be taken before seeds meet: once, not for
@@ -81,19 +85,30 @@ class SeedBlock:
         stepped = [seed ^ seed >> 33 for seed in seeds]
         lanes, self._ones, self._mask = _lanes(len(stepped))
         self._size = lanes.size
-        self._unpack = lanes.unpack
+        self._pack, self._unpack = lanes.pack, lanes.unpack
         self._seeds = int.from_bytes(lanes.pack(*stepped), "little")
+
+    def __len__(self) -> int:
+        return self._size // 16
 
     def scores(self, seed: int) -> tuple[int, ...]:
         """``fmix64(s ^ seed)`` for each seed of the block, in their order."""
+        return self._mix((seed ^ seed >> 33) * self._ones)
+
+    def pairs(self, seeds: Sequence[int]) -> tuple[int, ...]:
+        """``fmix64(s ^ t)`` for each seed ``s`` of the block and its partner ``t`` in ``seeds``."""
+        stepped = [seed ^ seed >> 33 for seed in seeds]
+        return self._mix(int.from_bytes(self._pack(*stepped), "little"))
+
+    def _mix(self, others: int) -> tuple[int, ...]:
         mask = self._mask
-        x = (self._seeds ^ (seed ^ seed >> 33) * self._ones) * _C1 & mask
-        x = (x ^ x >> 33 & mask) * _C2 & mask
+        x = (self._seeds ^ others) * MIX_1 & mask
+        x = (x ^ x >> 33 & mask) * MIX_2 & mask
         # The last shift spills into the upper halves of the lanes, which are not read.
         return self._unpack((x ^ x >> 33).to_bytes(self._size, "little"))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def _lanes(count: int) -> tuple[Struct, int, int]:
     """The layout of that many lanes, and the integers with 1 and with ``MASK64`` in each lane."""
     lanes = Struct("<" + "Q8x" * count)
@@ -101,8 +116,24 @@ def _lanes(count: int) -> tuple[Struct, int, int]:
     return lanes, ones, ones * MASK64
 
 
+class Table(Protocol[T_co]):
+    """What stands at each partition's index."""
+
+    def __getitem__(self, index: int, /) -> T_co: ...
+
+
 def key_indexer(key_hash: str, partitions: int, cluster_seed: int) -> Callable[[str | bytes], int]:
     """Makes the function from a key to the index of its partition, 0 to ``partitions`` - 1.
+
+    It is ``key_lookup`` in the table of all indexes.
+    """
+    return key_lookup(key_hash, partitions, cluster_seed, range(partitions))
+
+
+def key_lookup(
+    key_hash: str, partitions: int, cluster_seed: int, table: Table[T]
+) -> Callable[[str | bytes], T]:
+    """Makes the function from a key to what the table has at the index of its partition.
 
     A ``str`` is the same key as its UTF-8 bytes; lone surrogates, which have none, are encoded as
     ``surrogatepass`` does. The function raises TypeError for anything but ``str`` and ``bytes``.
@@ -113,6 +144,8 @@ def key_indexer(key_hash: str, partitions: int, cluster_seed: int) -> Callable[[
         partitions: How many partitions there are, at least 1. Up to 2**20 the partitions' shares
             differ by less than 0.03 %, which is what 32 bits allow.
         cluster_seed: The cluster's seed, an unsigned 64-bit integer. ``crc32`` does not use it.
+        table: It is asked for 0 to ``partitions`` - 1. It is looked at in here, and not by the
+            caller, because a call takes as long as all the rest.
 
     Raises:
         ValueError: No such hash, or a number out of its range.
@@ -120,42 +153,44 @@ def key_indexer(key_hash: str, partitions: int, cluster_seed: int) -> Callable[[
     if partitions < 1:
         raise ValueError(f"partitions is {partitions}; a cluster has at least 1")
     if key_hash == "crc32":
-        return _crc32_indexer(partitions)
+        return _crc32_lookup(partitions, table)
     if key_hash == "blake2b":
-        return _blake2b_indexer(partitions, cluster_seed)
+        return _blake2b_lookup(partitions, cluster_seed, table)
     raise ValueError(f"key_hash is {key_hash!r}; known are: {', '.join(KEY_HASHES)}")
 
 
-def _crc32_indexer(partitions: int) -> Callable[[str | bytes], int]:
+def _crc32_lookup(partitions: int, table: Table[T]) -> Callable[[str | bytes], T]:
     # CRC-32 is linear: on numbered keys its bits repeat in a pattern, and taken modulo the
     # partitions as they are they leave some of those with many times their share. Bits 32 and up
     # of the product hang on every bit of the checksum.
     spread = _SPREAD
 
-    def index(key: str | bytes) -> int:
+    def find(key: str | bytes) -> T:
         if type(key) is str:
             try:
-                return (crc32(key.encode()) * spread >> 32) % partitions
+                return table[(crc32(key.encode()) * spread >> 32) % partitions]
             except UnicodeEncodeError:
                 pass
         elif type(key) is bytes:
-            return (crc32(key) * spread >> 32) % partitions
-        return (crc32(_key_bytes(key)) * spread >> 32) % partitions
+            return table[(crc32(key) * spread >> 32) % partitions]
+        return table[(crc32(_key_bytes(key)) * spread >> 32) % partitions]
 
-    return index
+    return find
 
 
-def _blake2b_indexer(partitions: int, cluster_seed: int) -> Callable[[str | bytes], int]:
+def _blake2b_lookup(
+    partitions: int, cluster_seed: int, table: Table[T]
+) -> Callable[[str | bytes], T]:
     # Copying a keyed state is faster than keying anew.
     start = blake2b(digest_size=8, key=_seed_bytes(cluster_seed), person=b"ck-key").copy
     number = int.from_bytes
 
-    def index(key: str | bytes) -> int:
+    def find(key: str | bytes) -> T:
         state = start()
         state.update(_key_bytes(key))
-        return number(state.digest(), "little") % partitions
+        return table[number(state.digest(), "little") % partitions]
 
-    return index
+    return find
 
 
 def _key_bytes(key: object) -> bytes:

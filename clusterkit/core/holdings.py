@@ -13,11 +13,13 @@ receipt is for all partitions of a node at once, so that nobody but the node its
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 from .placement import Row
 from .records import Receipt
+from .rows import differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +101,21 @@ class Holdings:
             for index, keepers in self._keepers.items():
                 self._keepers[index] = {n: r for n, r in keepers.items() if n not in lost}
         gains: list[Gain] = []
-        for index, row in enumerate(new):
-            before = old[index] if index < len(old) else ()
-            if before == row and not (reset and any(n in reset for n in row)):
-                continue
+        unproven = self._unproven
+        for index, before, row in _affected(old, new, reset):
             found = self._keepers.get(index)
             kept = dict(found) if found else {}
             for node_id in before:
                 if node_id in lost:
                     continue
-                pairs = self._unproven.get(node_id)
-                rank = pairs.get(index, 0) if pairs else 0
+                pairs = unproven.get(node_id)
+                if not pairs:
+                    kept[node_id] = 0
+                    continue
+                rank = pairs.get(index, 0)
                 if kept.get(node_id, rank) >= rank:
                     kept[node_id] = rank
-                if pairs and node_id not in row and pairs.pop(index, None) is not None:
+                if node_id not in row and pairs.pop(index, None) is not None:
                     self._uncount(index)
             if not kept and index not in self._unknown:
                 self._fresh.add(index)
@@ -127,8 +130,8 @@ class Holdings:
                     if needs_data:
                         self._doubt(node_id, index, epoch)
                 elif place == 0 and before[0] != node_id:
-                    unproven = index in self._unproven.get(node_id, ())
-                    gains.append(Gain(index, node_id, epoch, needs_data=unproven))
+                    waits = index in unproven.get(node_id, ())
+                    gains.append(Gain(index, node_id, epoch, needs_data=waits))
             if index in self._waiting or not row:  # without a holder nobody has taken it over
                 self._keepers[index] = kept
             else:
@@ -259,3 +262,18 @@ class Holdings:
         self._waiting[index] -= 1
         if not self._waiting[index]:
             del self._waiting[index]
+
+
+def _affected(
+    old: Sequence[Row], new: Sequence[Row], reset: Collection[str]
+) -> Iterator[tuple[int, Row, Row]]:
+    """The new rows that are others than before, or that one of the reset nodes is in."""
+    if reset:
+        lost = frozenset(reset)
+        for index, (before, row) in enumerate(zip(chain(old, repeat(())), new, strict=False)):
+            if before != row or not lost.isdisjoint(row):
+                yield index, before, row
+        return
+    for index, before, row in differences(old, new):
+        if index < len(new):
+            yield index, before, row

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import zip_longest
 
 from ..events import PartitionChangeEvent, RebalanceEvent
 from ..model import OwedMove
@@ -20,6 +19,7 @@ from .holdings import Gain, Holdings
 from .membership import State
 from .placement import Row
 from .plan import Cause, merge
+from .rows import differences
 
 
 @dataclass(slots=True)
@@ -199,15 +199,13 @@ class Ledger:
         self._planned = rows
         affected: set[str] = set()
         # Many partitions pass from the same holders to the same.
-        passages = {pair for pair in zip_longest(before, rows, fillvalue=()) if pair[0] != pair[1]}
-        for old, row in passages:
+        for old, row in {(old, row) for _, old, row in differences(before, rows)}:
             affected.update(set(old).symmetric_difference(row))
             affected.update(old[:1], row[:1])
         order = {pair: rows[pair[0]].index(pair[1]) for pair in self.entries}
-        # During its grace a node that is down keeps its place, and can give nothing.
-        up = {node_id for node_id in state.members if state.is_alive(node_id)}
         found: list[tuple[int, PartitionChangeEvent]] = []
-        moving = self._count(before, rows, state, holdings, up, affected)
+        moving = self._count(before, rows, state, holdings, affected)
+        up = _up(state) if self.entries else set()
         for pair in sorted(self.entries, key=lambda p: (p[0], order[p])):
             entry = self.entries[pair]
             index, node_id = pair
@@ -255,13 +253,13 @@ class Ledger:
         rows: Sequence[Row],
         state: State,
         holdings: Holdings,
-        up: set[str],
         affected: set[str],
     ) -> set[int]:
         """The partitions that move to nodes which no hook asks for; adds the nodes to others."""
         counted, self._counted = self._counted, []
         affected.update({gain.node_id for gain in counted})
         moving, kept = holdings.to_move(counted)
+        up = _up(state) if kept else set()
         for gain in kept:
             old = before[gain.index] if gain.index < len(before) else ()
             if holdings.sources(
@@ -273,3 +271,8 @@ class Ledger:
             ):
                 moving.add(gain.index)
         return moving
+
+
+def _up(state: State) -> set[str]:
+    """The members that can give data. During its grace one that is down keeps its place only."""
+    return {node_id for node_id in state.members if state.is_alive(node_id)}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..events import Role
-from .balance import place
+from .balance import even_out, place
+from .incremental import Incremental
 from .membership import State
 from .placement import Candidate, Row
+from .records import ClusterConfig, NodeRecord
+from .rows import differences
 
 ALGORITHM_VERSION = 1
 """The version of the placement algorithm, in the cluster config: nodes of two never mix."""
@@ -23,8 +26,9 @@ def rows_of(state: State) -> tuple[Row, ...]:
     config = state.config
     if config is None:
         return ()
+    barred = _barred(state)
     return place(
-        candidates_of(state),
+        (_candidate(member, barred) for member in state.members.values()),
         partitions=config.partitions,
         replication_factor=config.replication_factor,
         cluster_seed=config.seed,
@@ -33,20 +37,85 @@ def rows_of(state: State) -> tuple[Row, ...]:
     ).rows
 
 
-def candidates_of(state: State) -> list[Candidate]:
-    """The members that may hold partitions."""
-    nodes = (m.node for m in state.members.values() if m.node.state == "active")
-    active = [Candidate(node.id, node.weight, node.zone) for node in nodes]
-    return active_nodes(active, state.cordons)
+class Assignment:
+    """The assignment of one state after the other; it costs what has changed. Owned by one thread.
+
+    But for a bound on loads, or even primaries: those are made anew for all partitions.
+
+    Attributes:
+        rows: What ``rows_of`` says of the state that was followed last; while it says the same, the
+            same object.
+        relaxed: The indexes of the partitions that are placed outside a bound on loads.
+    """
+
+    def __init__(self) -> None:
+        self.rows: Sequence[Row] = ()
+        self.relaxed: tuple[int, ...] = ()
+        self._placed = Incremental()
+        self._config: ClusterConfig | None = None
+        self._members: Mapping[str, NodeRecord] = {}
+        self._barred: Collection[str] = ()
+
+    def follow(self, state: State) -> Sequence[Row]:
+        """Makes ``rows`` those of the state, and returns them."""
+        config, members, last = state.config, state.members, self._members
+        if config is None:
+            self.rows, self.relaxed = (), ()
+            self._config, self._members, self._barred = config, members, ()
+            return self.rows
+        barred = _barred(state)
+        if config == self._config:
+            # Records are never changed, only replaced: to look which ones are others is enough.
+            come = [m for node_id, m in members.items() if last.get(node_id) is not m]
+            if barred or self._barred:
+                turned = frozenset(barred) ^ frozenset(self._barred)
+                come += [m for n in turned if (m := members.get(n)) and last.get(n) is m]
+            self._placed.change(
+                [_candidate(m, barred) for m in come], [n for n in last if n not in members]
+            )
+        else:
+            self._placed.assign(
+                (_candidate(m, barred) for m in members.values()),
+                partitions=config.partitions,
+                replication_factor=config.replication_factor,
+                cluster_seed=config.seed,
+            )
+        if config.balance_percent is None and not config.balance_primaries:
+            self.rows, self.relaxed = self._placed.rows, ()
+        else:
+            even = even_out(
+                tuple(self._placed.rows),
+                [_candidate(m, barred) for m in members.values()],
+                cluster_seed=config.seed,
+                balance_percent=config.balance_percent,
+                balance_primaries=config.balance_primaries,
+            )
+            if even.rows != self.rows:
+                self.rows = even.rows
+            self.relaxed = even.relaxed
+        self._config, self._members, self._barred = config, members, barred
+        return self.rows
 
 
-def active_nodes(nodes: list[Candidate], cordoned: Collection[str]) -> list[Candidate]:
-    """Those that are not cordoned; all of them if none with a weight would be left.
+def _barred(state: State) -> Collection[str]:
+    """Whom a cordon keeps from holding anything; nobody if none with a weight would be left.
 
     A cordon is to move data away: where there is nowhere to move it to, it would be lost instead.
     """
-    free = [node for node in nodes if node.id not in cordoned]
-    return free if any(node.weight for node in free) else nodes
+    cordons = state.cordons
+    if not cordons:
+        return ()
+    left = any(
+        m.node.weight and m.node.state == "active" and node_id not in cordons
+        for node_id, m in state.members.items()
+    )
+    return cordons.keys() if left else ()
+
+
+def _candidate(member: NodeRecord, barred: Collection[str]) -> Candidate:
+    node = member.node
+    holds = node.state == "active" and node.id not in barred
+    return Candidate(node.id, node.weight if holds else 0, node.zone)
 
 
 def role_in(row: Row, node_id: str) -> Role | None:
@@ -67,10 +136,7 @@ class RoleChange:
 
 def role_changes(old: Sequence[Row], new: Sequence[Row], node_id: str) -> Iterator[RoleChange]:
     """How a node's roles differ between two assignments, in the order of the partitions."""
-    for index in range(max(len(old), len(new))):
-        before = old[index] if index < len(old) else ()
-        after = new[index] if index < len(new) else ()
-        if before != after:
-            was, now = role_in(before, node_id), role_in(after, node_id)
-            if was != now:
-                yield RoleChange(index, was, now)
+    for index, before, after in differences(old, new):
+        was, now = role_in(before, node_id), role_in(after, node_id)
+        if was != now:
+            yield RoleChange(index, was, now)

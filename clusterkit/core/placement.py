@@ -11,23 +11,23 @@ inputs have the same answer, and the golden vectors in ``tests/golden`` hold it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain, pairwise
+from functools import cached_property, lru_cache
+from itertools import chain, pairwise, repeat
 from typing import TypeAlias
 
+from .costs import cost
 from .hashing import SeedBlock, partition_id, seed64
 
 MAX_WEIGHT = 1_000_000
-LOG_BITS = 57
 
 Row: TypeAlias = tuple[str, ...]
 """The ids of a partition's holders, the primary first."""
 
+VECTOR_PAYS = 100_000  # pairs, from which numpy is used; importing it takes as long as 600,000
 _BLOCK = 256  # partitions scored at a time: enough lanes to pay, few enough to stay in the cache
-_TABLE_BITS = 10
-_WIDE = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,69 +85,183 @@ def assign(
     Raises:
         ValueError: Two candidates with one id, or a number out of its range.
     """
-    if partitions < 1 or replication_factor < 1:
-        raise ValueError(
-            f"partitions is {partitions}, replication_factor is {replication_factor}; "
-            "both must be at least 1"
-        )
-    nodes = sorted((c for c in candidates if c.weight), key=lambda c: c.id)
-    for one, other in pairwise(nodes):
-        if one.id == other.id:
-            raise ValueError(f"node {one.id!r} is among the candidates twice")
-    count = min(replication_factor, len(nodes))
-    groups = _groups(nodes, count, cluster_seed)
-    blocks = _seed_blocks(partitions, cluster_seed)
-    if not groups:
-        return ((),) * partitions
-    if len(groups) == 1:
-        only = groups[0]
-        return tuple(chain.from_iterable(only.leading_ids(block) for block in blocks))
-    weighted = len({g.weight for g in groups}) > 1
-    rows: list[Row] = []
-    for block in blocks:
-        for leading in zip(*(g.leading(block) for g in groups), strict=True):
-            ranking = sorted(
-                (cost(score, g.weight) if weighted else 0, -score, node, g.zone)
-                for g, best in zip(groups, leading, strict=True)
-                for score, node in best
-            )
-            rows.append(spread(ranking, count))
-    return tuple(rows)
-
-
-def log2_fixed(x: int) -> int:
-    """log2(x) for 1 <= ``x`` <= 2**64 in units of 2**-57, rounded down; it never decreases.
-
-    With ``b`` as the leading 11 bits of ``x``, log2(x) is log2(b) from a table plus the fast series
-    ln(x / b) = 2 artanh(s), s = (x - b) / (x + b) < 2**-11, up to its fifth power, in units of
-    2**-96. Before the rounding the error is below 2**-77, while the logarithms of two neighbours
-    differ by more than 2**-64: hence the order is exact, and the result is off by one unit at most
-    (and that only where the true value is within 2**-77 of a unit).
-    """
-    table, scale = _log_table()
-    exponent = x.bit_length() - 1
-    x <<= 64 - exponent
-    entry = x >> 64 - _TABLE_BITS
-    base = entry << 64 - _TABLE_BITS
-    s = (x - base << _WIDE) // (x + base)
-    square = s * s >> _WIDE
-    cube = s * square >> _WIDE
-    artanh = s + cube // 3 + (cube * square >> _WIDE) // 5
-    fraction = table[entry - (1 << _TABLE_BITS)] + (artanh * scale >> _WIDE)
-    return (exponent << LOG_BITS) + (fraction >> _WIDE - LOG_BITS)
-
-
-def cost(score: int, weight: int) -> int:
-    """What weighted nodes are ranked by, the lowest first: -log2((score + 1) / 2**64) / weight.
-
-    In units of 2**-97. Two different quotients are further apart than one unit, as weights are
-    below 2**20, so rounding them down keeps their order exactly, and equal ones equal.
-    """
-    return ((64 << LOG_BITS) - log2_fixed(score + 1) << 40) // weight
+    shape = Shape(partitions, replication_factor, cluster_seed)
+    return tuple(Ranking.of(candidates, shape).all_rows(shape.seeds))
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class Shape:
+    """What an assignment is made from beside the nodes; see ``assign``.
+
+    Raises:
+        ValueError: A number out of its range.
+    """
+
+    partitions: int
+    replication_factor: int
+    cluster_seed: int
+
+    def __post_init__(self) -> None:
+        if self.partitions < 1 or self.replication_factor < 1:
+            raise ValueError(
+                f"partitions is {self.partitions}, replication_factor is "
+                f"{self.replication_factor}; both must be at least 1"
+            )
+
+    @property
+    def seeds(self) -> PartitionSeeds:
+        """The seeds of the partitions."""
+        return _partition_seeds(self.partitions, self.cluster_seed)
+
+
+class PartitionSeeds:
+    """The seeds of a cluster's partitions, and forms of them that scoring works on.
+
+    They never change in a cluster's life, and cost as much as scoring ten nodes.
+
+    Attributes:
+        each: The seeds as unsigned 64-bit numbers, in the order of the partitions.
+    """
+
+    def __init__(self, seeds: Iterable[int]) -> None:
+        self.each = array("Q", seeds)
+
+    @cached_property
+    def blocks(self) -> tuple[SeedBlock, ...]:
+        """All of them in blocks."""
+        return tuple(
+            SeedBlock(self.each[start : start + _BLOCK])
+            for start in range(0, len(self.each), _BLOCK)
+        )
+
+    def some(self, indexes: Sequence[int]) -> Iterator[SeedBlock]:
+        """The seeds of these partitions, in blocks."""
+        for start in range(0, len(indexes), _BLOCK):
+            yield SeedBlock(self.each[i] for i in indexes[start : start + _BLOCK])
+
+
+@lru_cache(maxsize=4)
+def _partition_seeds(partitions: int, cluster_seed: int) -> PartitionSeeds:
+    return PartitionSeeds(
+        seed64(partition_id(index), cluster_seed, "partition") for index in range(partitions)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The nodes of an assignment, made ready to rank for any of its partitions.
+
+    Attributes:
+        count: How many holders each partition has.
+        groups: The nodes that may hold any, those alike together.
+        weighted: Whether their weights differ.
+        rounds: How often a zone is gone through at most until a row is full.
+    """
+
+    count: int
+    groups: Sequence[Group]
+    weighted: bool
+    rounds: int
+
+    @classmethod
+    def of(cls, candidates: Iterable[Candidate], shape: Shape) -> Ranking:
+        """Of any candidates, in any order.
+
+        Raises:
+            ValueError: Two candidates with one id, or the cluster's seed is out of its range.
+        """
+        nodes = sorted((c for c in candidates if c.weight), key=lambda c: c.id)
+        for one, other in pairwise(nodes):
+            if one.id == other.id:
+                raise ValueError(f"node {one.id!r} is among the candidates twice")
+        count = min(shape.replication_factor, len(nodes))
+        zones = zone_sizes(nodes)
+        rounds = rounds_to_fill(zones, len(nodes), count)
+        seed64("", shape.cluster_seed, "node")  # says so if that is out of its range
+        members: dict[tuple[int, str | None], list[str]] = {}
+        for node in nodes:
+            # A zone of one node is as none. One that has all nodes says nothing of where to go.
+            matters = node.zone is not None and 1 < zones[node.zone] < len(nodes)
+            members.setdefault((node.weight, node.zone if matters else None), []).append(node.id)
+        groups = [
+            Group(
+                weight,
+                zone,
+                tuple(ids),
+                tuple(seed64(node, shape.cluster_seed, "node") for node in ids),
+                min(len(ids), count if zone is None else rounds),
+            )
+            for (weight, zone), ids in members.items()
+        ]
+        return cls(count, groups, len({g.weight for g in groups}) > 1, rounds)
+
+    def all_rows(self, seeds: PartitionSeeds) -> list[Row]:
+        """The holders of all partitions, by numpy if it is there and pays."""
+        if vector_pays(len(seeds.each) * sum(len(g.ids) for g in self.groups)):
+            from . import _vector
+
+            return _vector.all_rows(self, seeds)
+        return list(self.rows(seeds.blocks))
+
+    def rows(self, blocks: Iterable[SeedBlock]) -> Iterator[Row]:
+        """The holders of the partitions of these seeds."""
+        of_block = self._merged if self.groups else _nobody
+        if len(self.groups) == 1:
+            of_block = self.groups[0].leading_ids
+        return chain.from_iterable(map(of_block, blocks))
+
+    def _merged(self, block: SeedBlock) -> Iterator[Row]:
+        for leading in zip(*(g.leading(block) for g in self.groups), strict=True):
+            ranks = sorted(
+                (cost(score, g.weight) if self.weighted else 0, -score, node, g.zone)
+                for g, best in zip(self.groups, leading, strict=True)
+                for score, node in best
+            )
+            yield spread(ranks, self.count)
+
+
+def vector_pays(pairs: int) -> bool:
+    """Whether to score so many pairs of partition and node with numpy.
+
+    Only who asks for so many ever imports it: a small cluster does not wait for that.
+    """
+    return pairs >= VECTOR_PAYS and _numpy_loads()
+
+
+@lru_cache(maxsize=1)
+def _numpy_loads() -> bool:
+    try:
+        import numpy  # noqa: F401
+    except ImportError:
+        return False  # the extra `fast` is not installed
+    return True
+
+
+def _nobody(block: SeedBlock) -> Iterator[Row]:
+    return repeat((), len(block))
+
+
+def zone_sizes(nodes: Iterable[Candidate]) -> dict[str, int]:
+    """How many nodes each zone has. Those without a zone are not counted."""
+    sizes: dict[str, int] = {}
+    for node in nodes:
+        if node.zone is not None:
+            sizes[node.zone] = sizes.get(node.zone, 0) + 1
+    return sizes
+
+
+def rounds_to_fill(zones: Mapping[str, int], nodes: int, count: int) -> int:
+    """How many rounds through the zones, one node of each a time, it takes to find ``count``."""
+    if len(zones) == nodes:
+        return 1
+    alone, rounds = nodes - sum(zones.values()), 1
+    while alone + sum(min(size, rounds) for size in zones.values()) < count:
+        rounds += 1
+    return rounds
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
     """Nodes of one weight and zone, by id: among them the score alone decides.
 
     Only the first ``depth`` of a group can be holders, so only those are ever compared with others.
@@ -201,48 +315,8 @@ class _Group:
         return 12 * self.depth > len(self.ids) and len(set(self.seeds)) == len(self.seeds)
 
 
-def _groups(nodes: Sequence[Candidate], count: int, cluster_seed: int) -> list[_Group]:
-    zones = zone_sizes(nodes)
-    alone = len(nodes) - sum(zones.values())
-    rounds = 1
-    while zones and alone + sum(min(size, rounds) for size in zones.values()) < count:
-        rounds += 1
-    members: dict[tuple[int, str | None], list[str]] = {}
-    for node in nodes:
-        members.setdefault((node.weight, node.zone if zones else None), []).append(node.id)
-    return [
-        _Group(
-            weight,
-            zone,
-            tuple(ids),
-            tuple(seed64(node, cluster_seed, "node") for node in ids),
-            min(len(ids), count if zone is None else rounds),
-        )
-        for (weight, zone), ids in members.items()
-    ]
-
-
-def zone_sizes(nodes: Iterable[Candidate]) -> dict[str, int]:
-    """How many nodes each zone has; empty if zones say nothing about where copies go."""
-    zones: dict[str, int] = {}
-    alone = 0
-    for node in nodes:
-        if node.zone is None:
-            alone += 1
-        else:
-            zones[node.zone] = zones.get(node.zone, 0) + 1
-    # One zone, or none with two nodes, says nothing about where to go.
-    matter = len(zones) + alone > 1 and any(size > 1 for size in zones.values())
-    return zones if matter else {}
-
-
 def spread(ranking: Iterable[tuple[int, int, str, str | None]], count: int) -> Row:
-    """The first ``count`` nodes, picked one by one from the zones used least; see ``assign``.
-
-    Args:
-        ranking: What a node is ranked by, its score negated, its id and its zone, best first.
-        count: How many to pick.
-    """
+    """The first ``count`` that the zones allow of a ranking: (cost, -score, id, zone) in order."""
     # To take each time the first of the least used zones is to take the first of every zone in
     # the order of the ranking, then the second of every zone, and so on.
     used: dict[str, int] = {}
@@ -256,31 +330,3 @@ def spread(ranking: Iterable[tuple[int, int, str, str | None]], count: int) -> R
                 rounds.append([])
         rounds[turn].append(node)
     return tuple(chain.from_iterable(rounds))[:count]
-
-
-@lru_cache(maxsize=4)
-def _seed_blocks(partitions: int, cluster_seed: int) -> tuple[SeedBlock, ...]:
-    # These change never in a cluster's life, and cost as much as scoring ten nodes.
-    return tuple(
-        SeedBlock(
-            seed64(partition_id(index), cluster_seed, "partition")
-            for index in range(start, min(start + _BLOCK, partitions))
-        )
-        for start in range(0, partitions, _BLOCK)
-    )
-
-
-@lru_cache(maxsize=1)
-def _log_table() -> tuple[tuple[int, ...], int]:
-    """log2(1 + i / 1024) for i from 0 to 1024, and 2 / ln 2, in units of 2**-96.
-
-    From artanh(1 / (2n + 1)) = ln((n + 1) / n) / 2, summed from n = 1024 up to 2047, which gives
-    ln(2) / 2: no constant has to be trusted.
-    """
-    one = 1 << _WIDE + 32
-    halves = [0]
-    for n in range(1 << _TABLE_BITS, 2 << _TABLE_BITS):
-        odd = 2 * n + 1
-        artanh = sum(one // (power * odd**power) for power in (1, 3, 5, 7, 9))
-        halves.append(halves[-1] + artanh)
-    return tuple((h << _WIDE) // halves[-1] for h in halves), (one << _WIDE) // halves[-1]

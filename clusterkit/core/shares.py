@@ -13,7 +13,7 @@ from fractions import Fraction
 from math import ceil, floor
 
 from .hashing import fmix64, seed64
-from .placement import Candidate
+from .placement import Candidate, zone_sizes
 
 # Keeps the hash that rounds a node's cap apart from its scores: the next 64 bits of pi.
 _ROUNDING = 0x313198A2E0370734
@@ -32,6 +32,15 @@ class Cap:
 
     soft: int
     hard: int
+
+
+def zones_that_matter(nodes: Sequence[Candidate]) -> dict[str, int]:
+    """How many nodes each zone has; empty if zones say nothing about where copies go."""
+    zones = zone_sizes(nodes)
+    alone = len(nodes) - sum(zones.values())
+    # One zone, or none with two nodes, says nothing about where to go.
+    matter = len(zones) + alone > 1 and any(size > 1 for size in zones.values())
+    return zones if matter else {}
 
 
 def zone_limits(

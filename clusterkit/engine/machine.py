@@ -6,9 +6,9 @@ order. Nothing here blocks, reads a clock or starts a thread, so a test can lead
 history, in virtual time.
 
 One revision passes through it like this: ``membership`` makes the new state and the changes; if an
-input of the assignment changed, ``ownership`` makes the new rows; the snapshot is swapped; the node
-hooks are dispatched at once; then ``passages`` finds who gains what, and the ledger takes that in;
-and ``settle_seconds`` after the first change of a burst the ledger is made into one rebalance.
+input of the assignment changed, ``ownership`` makes the rows follow; the snapshot is swapped; the
+node hooks are dispatched at once; then ``passages`` finds who gains what, and the ledger takes that
+in; and ``settle_seconds`` after the first change of a burst the ledger is made into one rebalance.
 
 Its parts, each of one idea: ``stay`` is this node's own membership, ``passages`` what a new
 assignment means, ``delivery`` what hooks are told, ``receipts`` what others are told of that,
@@ -20,9 +20,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from ..core import membership, ownership, plan
+from ..core import membership, plan
 from ..core.keys import Keys
 from ..core.membership import Change, Joined, Left, Rejoined, State
+from ..core.ownership import Assignment
 from ..core.placement import Row
 from ..events import Event, NodeJoinEvent, NodeLeaveEvent, NodeRejoinEvent
 from ..hooks import HookKind, HookSpec
@@ -94,6 +95,7 @@ class Machine:
         self._snapshots = Snapshots(node_id)
         self._passages = Passages(self._delivery, self._stay, self._out, node_id=node_id)
         self._state = State(0, 0)
+        self._assignment = Assignment()
         self._rows: Sequence[Row] = ()
         self._answered = True  # whether the outcome of this node's newest join is known
         self._held: list[Callable[[Instant], None]] = []  # news that waits for that outcome
@@ -106,7 +108,7 @@ class Machine:
         """The first reading of the prefix: what is there already is state, not change."""
         self._state = membership.read(self._keys, read.kvs, read.revision, read.cluster_id)
         self._delivery.revision = read.revision
-        self._rows = ownership.rows_of(self._state)
+        self._rows = self._assignment.follow(self._state)
         self._passages.begin(self._state, self._rows)
         self._departures.found(self._state, at.mono)
         self._pruning.begin(at.mono)
@@ -310,7 +312,7 @@ class Machine:
         self._state = new
         self._delivery.revision = new.revision
         if new.epoch != old.epoch or causes:
-            self._rows = ownership.rows_of(new)
+            self._rows = self._assignment.follow(new)
         self._passages.note(old, new, old_rows, self._rows, causes, at)
         if not self._only_others(changes):
             self._passages.settle(at)

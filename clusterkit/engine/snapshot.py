@@ -8,27 +8,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import overload
 
-from ..core.hashing import key_indexer, partition_id
+from ..core.hashing import Table, key_lookup, partition_id
 from ..core.membership import State
 from ..core.placement import Row
+from ..core.rows import differences
 from ..errors import UnknownPartitionError
 from ..model import ClusterHealth, ClusterView, Key, KitState, Node, Partition
 from .session import Session
 
 
+class _Made(dict[int, Partition]):
+    """The partitions that have been asked for, by index; any other is made on its first asking."""
+
+    __slots__ = ("_epoch", "_nodes", "_rows")
+
+    def __init__(self, rows: Sequence[Row], nodes: Mapping[str, Node], epoch: int) -> None:
+        super().__init__()
+        self._rows = rows
+        self._nodes = nodes
+        self._epoch = epoch
+
+    def __missing__(self, index: int) -> Partition:
+        holders = [self._nodes[node_id] for node_id in self._rows[index]]
+        primary = holders[0] if holders else None
+        made = Partition(partition_id(index), index, primary, tuple(holders[1:]), self._epoch)
+        # Two threads may both make it: the two are equal, and the first one stays.
+        return self.setdefault(index, made)
+
+
 class LazyPartitions(Sequence[Partition]):
     """The partitions of a view, each made when it is first asked for."""
 
-    __slots__ = ("_epoch", "_made", "_nodes", "_rows")
+    __slots__ = ("_epoch", "_nodes", "_rows", "made")
 
     def __init__(self, rows: Sequence[Row], nodes: Mapping[str, Node], epoch: int) -> None:
         self._rows = rows
         self._nodes = nodes
         self._epoch = epoch
-        self._made: list[Partition | None] = [None] * len(rows)
+        self.made: Table[Partition] = _Made(rows, nodes, epoch)
 
     @overload
     def __getitem__(self, index: int) -> Partition: ...
@@ -36,23 +55,14 @@ class LazyPartitions(Sequence[Partition]):
     def __getitem__(self, index: slice) -> tuple[Partition, ...]: ...
     def __getitem__(self, index: int | slice) -> Partition | tuple[Partition, ...]:
         if isinstance(index, slice):
-            return tuple(self[i] for i in range(*index.indices(len(self))))
-        made = self._made[index]
-        if made is None:
-            # Two threads may both make it: the two are equal, and either may stay.
-            made = self._made[index] = self._make(index % len(self._rows))
-        return made
-
-    def _make(self, index: int) -> Partition:
-        holders = [self._nodes[node_id] for node_id in self._rows[index]]
-        primary = holders[0] if holders else None
-        return Partition(partition_id(index), index, primary, tuple(holders[1:]), self._epoch)
+            return tuple(self.made[i] for i in range(*index.indices(len(self))))
+        return self.made[index if index >= 0 else range(len(self))[index]]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Partition]:
-        return (self[i] for i in range(len(self)))
+        return (self.made[i] for i in range(len(self)))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LazyPartitions):
@@ -131,12 +141,7 @@ class Snapshots:
         if session is not None and session.nonce != self._owner:
             self._owner, self._owned_since = session.nonce, {}
         if last is None or last.rows is not rows or last.session is not session:
-            epoch, since = state.epoch, self._owned_since
-            self._owned_since = {
-                index: since.get(index, epoch)
-                for index, row in enumerate(rows)
-                if session is not None and row and row[0] == self._me
-            }
+            self._owned_since = self._ownership(last, rows, session, state.epoch)
         self._last = Snapshot(
             kit_state=kit_state,
             view=view_of(state, rows),
@@ -150,28 +155,43 @@ class Snapshots:
         )
         return self._last
 
+    def _ownership(
+        self, last: Snapshot | None, rows: Sequence[Row], session: Session | None, epoch: int
+    ) -> dict[int, int]:
+        since = self._owned_since
+        if session is None:
+            return {}
+        if last is None or last.session is not session:
+            owned = (index for index, row in enumerate(rows) if row and row[0] == self._me)
+            return {index: since.get(index, epoch) for index in owned}
+        since = since.copy()
+        for index, _, row in differences(last.rows, rows):
+            if row and row[0] == self._me:
+                since.setdefault(index, epoch)
+            else:
+                since.pop(index, None)
+        return since
+
 
 def view_of(state: State, rows: Sequence[Row]) -> ClusterView:
     """The state and its assignment as applications see them."""
     config = state.config
-    index_of: Callable[[Key], int] = _no_partitions
-    if config is not None:
-        index_of = _indexer(config.key_hash, config.partitions, config.seed)
     nodes = {node_id: state.members[node_id].node for node_id in sorted(state.members)}
+    partitions = LazyPartitions(rows, nodes, state.epoch)
+    find: Callable[[Key], Partition] = _no_partitions
+    if config is not None:
+        find = key_lookup(config.key_hash, config.partitions, config.seed, partitions.made)
     return ClusterView(
         revision=state.revision,
         nodes=nodes,
-        partitions=LazyPartitions(rows, nodes, state.epoch),
+        partitions=partitions,
         replication_factor=config.replication_factor if config else 0,
-        _index_of=index_of,
+        _find=find,
         cordoned=frozenset(n for n in state.cordons if n in state.members),
     )
 
 
-_indexer = lru_cache(maxsize=8)(key_indexer)  # one for each cluster of this process
-
-
-def _no_partitions(key: Key) -> int:
+def _no_partitions(key: Key) -> Partition:
     raise UnknownPartitionError(
         f"key {key!r} belongs to no partition yet: the cluster has no config in etcd, "
         "since no node has ever joined it"

@@ -1,4 +1,4 @@
-"""Measures hooks beside their peers, prints a table, and writes ``build/bench/results.json``.
+"""Measures the kit beside its peers, prints a table, and writes ``build/bench/results.json``.
 
 A missed target is reported; only with ``--check`` is it an error.
 """
@@ -11,17 +11,30 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 from clusterkit.testing import EmbeddedEtcd
 
-from . import admin, blocked, chart, dispatch, interest, latency
+from . import (
+    admin,
+    blocked,
+    chart,
+    children,
+    dispatch,
+    interest,
+    latency,
+    lookup,
+    one_join,
+    placement,
+)
 from .common import Row
 
 OUT = Path("build/bench")
-FAMILIES = ("dispatch", "interest", "latency", "blocked", "admin")
+FAMILIES = ("placement", "dispatch", "interest", "latency", "blocked", "admin")
 
 
 def main() -> int:
@@ -33,13 +46,19 @@ def main() -> int:
     quick: bool = given.quick
     logging.disable()  # the library warns of all that is done to it here
     found: list[Row] = []
-    with EmbeddedEtcd() as etcd:
-        families: dict[str, Callable[[], list[Row]]] = {
-            "dispatch": lambda: dispatch.rows(etcd.endpoint, 1 if quick else 5),
+    with ExitStack() as stack:
+
+        @cache
+        def etcd() -> str:
+            return stack.enter_context(EmbeddedEtcd()).endpoint
+
+        families: dict[str, Callable[[], Iterable[Row]]] = {
+            "placement": lambda: _placement(quick),
+            "dispatch": lambda: dispatch.rows(etcd(), 1 if quick else 5),
             "interest": lambda: interest.rows(3 if quick else 9),
-            "latency": lambda: latency.rows(etcd.endpoint, 100 if quick else 500),
-            "blocked": lambda: blocked.rows(etcd.endpoint, *((50, 2) if quick else (300, 15))),
-            "admin": lambda: admin.rows(etcd.endpoint, *((300, 30) if quick else (3000, 200))),
+            "latency": lambda: latency.rows(etcd(), 100 if quick else 500),
+            "blocked": lambda: blocked.rows(etcd(), *((50, 2) if quick else (300, 15))),
+            "admin": lambda: admin.rows(etcd(), *((300, 30) if quick else (3000, 200))),
         }
         for name in given.only.split(",") if given.only else FAMILIES:
             for row in families[name]():
@@ -53,6 +72,13 @@ def main() -> int:
     picture.write_text(chart.svg(found, machine))
     print(f"({machine}; {results}, {picture})")
     return int(given.check and any(row.met is False for row in found))
+
+
+def _placement(quick: bool) -> Iterator[Row]:
+    yield from placement.rows(3 if quick else 9)
+    yield from lookup.rows(30 if quick else 200)
+    yield from one_join.rows(30 if quick else 100)
+    yield from children.rows(5 if quick else 21)
 
 
 def _show(row: Row) -> None:

@@ -18,7 +18,8 @@ class Row:
         ours: The kit's figure, in ``unit``.
         peer: The figure beside it, in ``unit``.
         unit: Of both.
-        ratio: What ``target`` is about: mostly ours / peer, for delays the ratio of the two too.
+        ratio: What ``target`` is about: mostly ours / peer; where it says how many times as fast
+            ours is, peer / ours.
         target: What was asked for, in words; None for a row that only informs.
         met: Whether it is met; None without a target.
     """
@@ -46,6 +47,14 @@ def at_most(work: str, ours: float, peer: float, unit: str, target: float | None
     if target is None:
         return Row(work, ours, peer, unit, ratio)
     return Row(work, ours, peer, unit, ratio, f"ratio at most {target:g}", ratio <= target)
+
+
+def faster(work: str, ours: float, peer: float, unit: str, target: float | None) -> Row:
+    """A row of times, whose ratio is how many times as fast as the peer it is."""
+    ratio = peer / ours
+    if target is None:
+        return Row(work, ours, peer, unit, ratio)
+    return Row(work, ours, peer, unit, ratio, f"{target:g} times as fast", ratio >= target)
 
 
 def tidy() -> None:

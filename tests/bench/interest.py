@@ -9,17 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from statistics import median
-from types import MappingProxyType
 
-from clusterkit import Node
 from clusterkit.core.holdings import Gain, Holdings
 from clusterkit.core.membership import State
 from clusterkit.core.ownership import rows_of
 from clusterkit.core.placement import Row
 from clusterkit.core.plan import Cause
-from clusterkit.core.records import Alive, ClusterConfig, NodeRecord, Process, Receipt
 from clusterkit.engine.delivery import Delivery
 from clusterkit.engine.dispatcher import Dispatcher
 from clusterkit.engine.effects import Instant, Outbox
@@ -27,13 +23,12 @@ from clusterkit.hooks import Hooks
 
 from .common import Row as Line
 from .common import tidy, untidied
+from .state import AT, EPOCH, cluster
 
 PARTITIONS = 20_000
 NODES = tuple(f"node-{i}" for i in range(5))
 ME, OTHERS = NODES[0], NODES[1:]
 MICROSECONDS = 0.2
-_AT = datetime(2026, 11, 25, tzinfo=UTC)
-_EPOCH = 10
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class _Taken:
 
 def rows(rounds: int) -> list[Line]:
     """The cost of an event of another node's partition, beside one of this node's own."""
-    state = _state()
+    state = cluster(NODES, partitions=PARTITIONS, replication=1)
     assigned = rows_of(state)
     found: dict[str, list[_Taken]] = {"none": [], "mine": [], "others": []}
     reset = {"none": (), "mine": (ME,), "others": OTHERS}
@@ -92,35 +87,12 @@ def rows(rounds: int) -> list[Line]:
     ]
 
 
-def _state() -> State:
-    nothing = MappingProxyType[str, str]({})
-    members = {
-        node_id: NodeRecord(
-            Node(node_id, f"{node_id}.test:1", nothing, None, 100, nothing, "i", "active", _AT),
-            f"nonce-of-{node_id}",
-            "memory",
-            None,
-            False,
-            Process(),
-        )
-        for node_id in NODES
-    }
-    return State(
-        revision=9,
-        cluster_id=1,
-        config=ClusterConfig(PARTITIONS, 1, "blake2b", 1, 7),
-        members=members,
-        alive={(node_id, "i"): Alive(m.nonce) for node_id, m in members.items()},
-        receipts={node_id: Receipt(m.nonce, _EPOCH - 1) for node_id, m in members.items()},
-    )
-
-
 def _begin(state: State, assigned: tuple[Row, ...], reset: Collection[str]) -> _Taken:
     """These nodes have come back without their data: all that they hold is a gain."""
     holdings = Holdings()
     nonces = {node_id: m.nonce for node_id, m in state.members.items()}
-    holdings.assume(assigned, nonces, state.receipts, _EPOCH - 1)
-    gains: list[Gain] = holdings.advance(assigned, assigned, epoch=_EPOCH, reset=reset, gone=())
+    holdings.assume(assigned, nonces, state.receipts, EPOCH - 1)
+    gains: list[Gain] = holdings.advance(assigned, assigned, epoch=EPOCH, reset=reset, gone=())
     hooks = Hooks()
     hooks.on_partition_change(mine=True)(lambda event: None)
     delivery = Delivery(
@@ -131,7 +103,7 @@ def _begin(state: State, assigned: tuple[Row, ...], reset: Collection[str]) -> _
         settle_seconds=0.0,
     )
     delivery.ledger.start_from(assigned)
-    at = Instant(0.0, _AT)
+    at = Instant(0.0, AT)
     tidy()
     began = time.perf_counter()
     delivery.gained(gains, [Cause("node_rejoin", None)], assigned, state, at)

@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from clusterkit.core.costs import log2_fixed
 from clusterkit.core.hashing import KEY_HASHES, fmix64, key_indexer, seed64
-from clusterkit.core.placement import Candidate, assign, log2_fixed
+from clusterkit.core.placement import Candidate, assign
 
 SEEDS = (0, 1, 0x0123456789ABCDEF, 2**64 - 1)
 NAMES = ("", "node-0", "partition-0", "web-7f9c4d-x2x9z", "knoten-ä", "节点")

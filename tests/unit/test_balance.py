@@ -15,11 +15,12 @@ import pytest
 
 from clusterkit.core.balance import place
 from clusterkit.core.bounded import Copies, settle
+from clusterkit.core.costs import cost
 from clusterkit.core.hashing import fmix64, partition_id, seed64
 from clusterkit.core.mending import Mender
-from clusterkit.core.placement import Candidate, Row, assign, cost, spread, zone_sizes
+from clusterkit.core.placement import Candidate, Row, assign, spread
 from clusterkit.core.primaries import balance_primaries
-from clusterkit.core.shares import caps, copy_shares, zone_limits
+from clusterkit.core.shares import caps, copy_shares, zone_limits, zones_that_matter
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "golden" / "balance.json").read_text(encoding="utf-8")
@@ -88,7 +89,7 @@ def test_bad_arguments_are_named() -> None:
 
 
 def shares(nodes: list[Candidate], partitions: int, count: int) -> list[Fraction]:
-    return copy_shares(nodes, zone_sizes(nodes), partitions=partitions, count=count)
+    return copy_shares(nodes, zones_that_matter(nodes), partitions=partitions, count=count)
 
 
 def test_a_share_is_the_part_by_weight() -> None:
@@ -139,7 +140,7 @@ def test_zone_limits_are_those_of_an_even_spread() -> None:
 
 
 def soft_caps(nodes: list[Candidate], partitions: int, count: int, percent: int) -> list[int]:
-    zones = zone_sizes(nodes)
+    zones = zones_that_matter(nodes)
     limits = caps(
         nodes,
         zones,
@@ -191,7 +192,7 @@ def score(partition: int, node: str, seed: int) -> int:
 
 def settled(nodes: list[Candidate], partitions: int, count: int, seed: int, cap: int) -> Copies:
     rows = assign(nodes, partitions=partitions, replication_factor=count, cluster_seed=seed)
-    copies = Copies(rows, nodes, zone_sizes(nodes), seed)
+    copies = Copies(rows, nodes, zones_that_matter(nodes), seed)
     settle(copies, [cap] * len(nodes))
     return copies
 
@@ -283,13 +284,13 @@ def test_a_spread_is_evened_out_by_passing_copies_on() -> None:
     nodes = cluster("abcde", zones=["x", "x", "y", "y", "y"])
     rows = (("a", "c"), ("b", "d"), ("a", "e"))
     for room, taker in (([9, 9, 2, 1, 1], 2), ([9, 9, 1, 1, 2], 4)):
-        copies = Copies(rows, nodes, zone_sizes(nodes), 1)
+        copies = Copies(rows, nodes, zones_that_matter(nodes), 1)
         copies.change(0).remove(2)
         copies.change(0).add(1)
         if taker == 4:
             copies.change(1).remove(3)
             copies.change(1).add(2)
-        mender = Mender(copies, zone_limits(nodes, zone_sizes(nodes), 2), room)
+        mender = Mender(copies, zone_limits(nodes, zones_that_matter(nodes), 2), room)
         assert mender.uneven() == {0}
         mender.mend()
         assert mender.uneven() == set()
@@ -298,10 +299,10 @@ def test_a_spread_is_evened_out_by_passing_copies_on() -> None:
 
 def test_without_any_room_a_row_stays_uneven_and_is_told() -> None:
     nodes = cluster("abcd", zones=["x", "x", "y", "y"])
-    copies = Copies((("a", "c"),), nodes, zone_sizes(nodes), 1)
+    copies = Copies((("a", "c"),), nodes, zones_that_matter(nodes), 1)
     copies.change(0).remove(2)
     copies.change(0).add(1)
-    mender = Mender(copies, zone_limits(nodes, zone_sizes(nodes), 2), [1, 1, 0, 0])
+    mender = Mender(copies, zone_limits(nodes, zones_that_matter(nodes), 2), [1, 1, 0, 0])
     mender.mend()
     assert mender.uneven() == {0}
     assert copies.rows()[0] in (("a", "b"), ("b", "a"))

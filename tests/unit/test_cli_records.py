@@ -66,7 +66,7 @@ VIEW = ClusterView(
         Partition(id="partition-2", index=2, primary=None, replicas=(), epoch=5),
     ),
     replication_factor=2,
-    _index_of=lambda key: 0,
+    _find=lambda key: Partition("partition-0", 0, A, (B,), 5),
 )
 
 

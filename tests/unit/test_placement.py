@@ -13,15 +13,8 @@ from typing import Any
 import pytest
 
 from clusterkit.core import placement
-from clusterkit.core.placement import (
-    LOG_BITS,
-    MAX_WEIGHT,
-    Candidate,
-    Row,
-    assign,
-    cost,
-    log2_fixed,
-)
+from clusterkit.core.costs import LOG_BITS, cost, log2_fixed
+from clusterkit.core.placement import MAX_WEIGHT, Candidate, Row, assign
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "golden" / "placement.json").read_text(encoding="utf-8")

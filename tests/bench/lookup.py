@@ -1,0 +1,89 @@
+"""``partition_for(key)`` beside a method that does nothing, and beside other libraries.
+
+It gives the partition with all its holders, so the others are asked for three nodes too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from tooz.hashring import HashRing as ToozRing
+from uhashring import HashRing as UhashRing
+
+from clusterkit import ClusterKit
+from clusterkit.core.ownership import rows_of
+from clusterkit.engine.snapshot import view_of
+
+from .common import Row, at_most, faster, tidy, untidied
+from .state import cluster
+
+KEYS = [f"user-{i}" for i in range(1000)]
+EMPTY_RATIO, TOOZ, UHASHRING = 7.1, 13.0, 10.0
+_NODES = 10
+_HOLDERS = 3
+_PARTITIONS = 1024
+
+
+class _Empty:
+    def method(self, key: str) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    find: Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    runner: _Runner
+
+
+def rows(rounds: int) -> list[Row]:
+    """Nanoseconds for one key of a thousand that are asked for in turn."""
+    names = [f"node-{i}" for i in range(_NODES)]
+    state = cluster(names, partitions=_PARTITIONS, replication=_HOLDERS)
+    kit = ClusterKit(address="here:1")
+    started: Any = _Run(_Runner(view_of(state, rows_of(state))._find))
+    kit._run = started  # as after a start, without an etcd
+    empty = _Empty()
+    tooz, uhashring = ToozRing(names), UhashRing(names)
+
+    def ours() -> None:
+        for key in KEYS:
+            kit.partition_for(key)
+
+    def nothing() -> None:
+        for key in KEYS:
+            empty.method(key)
+
+    def of_tooz() -> None:
+        for key in KEYS:
+            tooz.get_nodes(key.encode(), replicas=_HOLDERS - 1)
+
+    def of_uhashring() -> None:
+        for key in KEYS:
+            list(uhashring.range(key, _HOLDERS))
+
+    sides = ours, nothing, of_tooz, of_uhashring
+    times: list[list[float]] = [[] for _ in sides]
+    with untidied():
+        for number in range(rounds + 1):
+            tidy()
+            for side, found in zip(sides, times, strict=True):
+                began = time.perf_counter()
+                side()
+                if number:  # the first makes the partitions
+                    found.append((time.perf_counter() - began) / len(KEYS) * 1e9)
+    kit._run = None
+    own, bare, by_tooz, by_uhashring = map(median, times)
+    whole = "partition_for(key), 3 holders"
+    return [
+        at_most("partition_for(key) / an empty method", own, bare, "ns", EMPTY_RATIO),
+        faster(f"{whole}, tooz / ours", own, by_tooz, "ns", TOOZ),
+        faster(f"{whole}, uhashring / ours", own, by_uhashring, "ns", UHASHRING),
+    ]
