@@ -43,8 +43,8 @@ class Assignment:
     But for a bound on loads, or even primaries: those are made anew for all partitions.
 
     Attributes:
-        rows: What ``rows_of`` says of the state that was followed last; while it says the same, the
-            same object.
+        rows: What ``rows_of`` says of the state that was followed last; the same object while no
+            node and no setting changes.
         relaxed: The indexes of the partitions that are placed outside a bound on loads.
     """
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from ..core import membership, plan
+from ..core.hashing import partition_id
 from ..core.keys import Keys
 from ..core.membership import Change, Joined, Left, Rejoined, State
 from ..core.ownership import Assignment
@@ -100,6 +101,7 @@ class Machine:
         self._answered = True  # whether the outcome of this node's newest join is known
         self._held: list[Callable[[Instant], None]] = []  # news that waits for that outcome
         self._reported_keys: set[bytes] = set()
+        self._relaxed: tuple[int, ...] = ()
         self.divergences = 0
 
     # -- what it is told: the cluster ----------------------------------------------------------
@@ -109,6 +111,7 @@ class Machine:
         self._state = membership.read(self._keys, read.kvs, read.revision, read.cluster_id)
         self._delivery.revision = read.revision
         self._rows = self._assignment.follow(self._state)
+        self._report_relaxed()
         self._passages.begin(self._state, self._rows)
         self._departures.found(self._state, at.mono)
         self._pruning.begin(at.mono)
@@ -313,6 +316,7 @@ class Machine:
         self._delivery.revision = new.revision
         if new.epoch != old.epoch or causes:
             self._rows = self._assignment.follow(new)
+            self._report_relaxed()
         self._passages.note(old, new, old_rows, self._rows, causes, at)
         if not self._only_others(changes):
             self._passages.settle(at)
@@ -368,6 +372,21 @@ class Machine:
         # First of all: a hook that is started by this step must see what it is told of.
         first: list[Effect] = [] if snapshot is None else [Publish(snapshot)]
         return first + self._out.take()
+
+    def _report_relaxed(self) -> None:
+        relaxed = self._assignment.relaxed
+        if relaxed != self._relaxed:
+            self._relaxed = relaxed
+            named = ", ".join(map(partition_id, relaxed[:_NAMED]))
+            self._out.note(
+                WARNING if relaxed else INFO,
+                "%d partitions are placed outside the bound of 'balance', since zones and bound do "
+                "not go together here%s%s",
+                len(relaxed),
+                f": {named}" if relaxed else "",
+                ", and others" if len(relaxed) > _NAMED else "",
+                ck_revision=self._state.revision,
+            )
 
     def _report_ignored(self) -> None:
         for key, why in self._state.ignored.items():

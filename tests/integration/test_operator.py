@@ -256,6 +256,31 @@ def test_a_plan_of_a_made_up_cluster_needs_no_etcd() -> None:
         assert "Traceback" not in done.stderr
 
 
+def test_loads_are_bounded_and_what_cannot_be_is_said(
+    threads_cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    members = [threads_cluster.node(n) for n in "abcd"]
+    agree(members)
+    done = command(threads_cluster, "settings", "--balance", "1", "--balance-primaries", "--json")
+    assert json.loads(done.stdout)["balance"] == 1.0
+    agree(members)
+    held = {m.kit.node_id: m.holds(m.kit.node_id) for m in members}
+    # 16 partitions of two holders each on four nodes: eight copies a node, four of them primaries.
+    assert {(len(owned), len(replica)) for owned, replica in held.values()} == {(4, 4)}
+    assert not [r for r in caplog.records if "bound of 'balance'" in r.message]
+    for member in members[1:]:
+        member.stop()
+    zones = {"x": "small", "y": "large", "z": "large"}
+    members += [threads_cluster.node(node_id, zone=zone) for node_id, zone in zones.items()]
+    alive = [members[0], *members[4:]]
+    agree(alive)
+    members[0].stop()
+    agree(alive[1:])
+    # One node of a zone against two of the other: to spread the copies it has to hold them all.
+    assert len(set().union(*alive[1].holds("x"))) == 16
+    assert [r.levelname for r in caplog.records if "bound of 'balance'" in r.message]
+
+
 def test_cordoning_what_cannot_be_cordoned_is_one_line(threads_cluster: Cluster) -> None:
     threads_cluster.node("a")
     for node_id, why in (("ghost", "does not know it"), ("a", "no other member")):
