@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ._vector import HIGH, Grid, Words, estimates, first, leading, mix, scores, stepped
+from ._vector import HIGH, Best, Grid, Words, estimates, leading, mix, scores, stepped
 from .columns import Columns, Members
 from .costs import SLACK
 from .placement import Candidate, Row
@@ -81,7 +81,9 @@ class VectorColumns(Columns):
         old = self._holders[:, touched]
         if self._plain:
             both = np.concatenate((old, np.full((1, len(touched)), slot, np.int32)))
-            order, unsure = first(self._top_bits(both, self._partitions[touched]), len(old))
+            best = Best(len(both), len(touched), len(old))
+            best.take(self._top_bits(both, self._partitions[touched]))
+            order, unsure = best.places()
             holders = both[order, np.arange(len(touched))]
             doubtful = np.flatnonzero(unsure)
         else:
