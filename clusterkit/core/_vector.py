@@ -78,13 +78,16 @@ def scores(ones: Words, others: Words) -> Words:
     return x
 
 
-def leading(partitions: Words, nodes: Words, count: int) -> tuple[Places, Marks]:
+def leading(
+    partitions: Words, nodes: Words, count: int, memory: Words | None = None
+) -> tuple[Places, Marks]:
     """The first ``count`` of the nodes for each partition by their scores.
 
     Args:
         partitions: The stepped seeds of the partitions, at least one.
         nodes: The stepped seeds of the nodes.
         count: At least 1, and not more than there are nodes.
+        memory: Two lines to work in, for who has some at hand.
 
     Returns:
         The nodes' places in ``nodes``, one row for each rank, and which partitions are unsure.
@@ -100,7 +103,10 @@ def leading(partitions: Words, nodes: Words, count: int) -> tuple[Places, Marks]
     unsure = np.empty(len(partitions), np.bool_)
     # All blocks use the same memory, and little of it: to be given fresh pages by the system takes
     # longer than to compute what is put there.
-    work, spare = np.empty((2, size * together * width), np.uint64)
+    needed = size * together * width
+    if memory is None or memory.shape[1] < needed:
+        memory = np.empty((2, needed), np.uint64)
+    work, spare = memory
     members = np.arange(size)[:, np.newaxis]
     for start in range(0, len(partitions), width):
         block = partitions[start : start + width]

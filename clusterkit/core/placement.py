@@ -280,9 +280,15 @@ class Group:
             for best in self.leading(block):
                 yield tuple([node for _, node in best])
             return
+        # The commonest cases by far, hence spelt out: a comprehension is a call here (until Python
+        # 3.12), which takes an eighth of the time, and three of everything as much again.
+        if self.depth == 3:
+            for scores in self._scores(block):
+                index = scores.index
+                first, second, third = sorted(scores)[:stop:-1]
+                yield ids[index(first)], ids[index(second)], ids[index(third)]
+            return
         for scores in self._scores(block):
-            # The commonest case by far, hence spelt out: a comprehension is a call here (until
-            # Python 3.12), and that takes an eighth of the time.
             index = scores.index
             row = []
             for score in sorted(scores)[:stop:-1]:
