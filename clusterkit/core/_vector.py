@@ -28,7 +28,8 @@ from .costs import SLACK
 from .hashing import MIX_1, MIX_2
 
 if TYPE_CHECKING:
-    from .placement import PartitionSeeds, Ranking, Row
+    from .placement import Ranking, Row
+    from .shape import PartitionSeeds
 
 Words: TypeAlias = npt.NDArray[np.uint64]
 Places: TypeAlias = npt.NDArray[np.intp]

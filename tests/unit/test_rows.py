@@ -94,11 +94,11 @@ def test_a_version_may_be_read_on_any_thread_while_the_next_are_made() -> None:
     begun = threading.Event()
 
     def read() -> bool:
-        same = True
         for number in range(2000):
-            same = same and old[number % 50] == ("old",) and (number % 50 or set(old) == {("old",)})
             begun.set()
-        return bool(same)
+            if old[number % 50] != ("old",) or (number % 50 == 0 and set(old) != {("old",)}):
+                return False
+        return True
 
     with ThreadPoolExecutor(2) as pool:
         readers = [pool.submit(read) for _ in range(2)]
