@@ -28,7 +28,8 @@ from .costs import SLACK
 from .hashing import MIX_1, MIX_2
 
 if TYPE_CHECKING:
-    from .placement import PartitionSeeds, Ranking, Row
+    from .placement import Ranking, Row
+    from .shape import PartitionSeeds
 
 Words: TypeAlias = npt.NDArray[np.uint64]
 Places: TypeAlias = npt.NDArray[np.intp]
@@ -78,13 +79,16 @@ def scores(ones: Words, others: Words) -> Words:
     return x
 
 
-def leading(partitions: Words, nodes: Words, count: int) -> tuple[Places, Marks]:
+def leading(
+    partitions: Words, nodes: Words, count: int, memory: Words | None = None
+) -> tuple[Places, Marks]:
     """The first ``count`` of the nodes for each partition by their scores.
 
     Args:
         partitions: The stepped seeds of the partitions, at least one.
         nodes: The stepped seeds of the nodes.
         count: At least 1, and not more than there are nodes.
+        memory: Two lines to work in, for who has some at hand.
 
     Returns:
         The nodes' places in ``nodes``, one row for each rank, and which partitions are unsure.
@@ -98,50 +102,78 @@ def leading(partitions: Words, nodes: Words, count: int) -> tuple[Places, Marks]
     together = max(1, _CACHED // (size * width))
     found = np.empty((count, len(partitions)), np.intp)
     unsure = np.empty(len(partitions), np.bool_)
-    work, spare = np.empty((2, together, size, width), np.uint64)
-    greatest = np.empty((groups, width), np.uint64)
-    within = np.arange(size).reshape(1, size, 1)
+    # All blocks use the same memory, and little of it: to be given fresh pages by the system takes
+    # longer than to compute what is put there.
+    needed = size * together * width
+    if memory is None or memory.shape[1] < needed:
+        memory = np.empty((2, needed), np.uint64)
+    work, spare = memory
+    members = np.arange(size)[:, np.newaxis]
     for start in range(0, len(partitions), width):
         block = partitions[start : start + width]
         end = start + len(block)
-        tops = greatest[:, : len(block)]
+        best = Best(groups, len(block), count)
         for lot in range(0, groups, together):
             some = grouped[lot : lot + together]
-            x, y = (a[: len(some), :, : len(block)] for a in (work, spare))
+            shape = len(some), size, len(block)
+            x, y = (a[: some.size * len(block)].reshape(shape) for a in (work, spare))
             np.bitwise_xor(some, block, out=x)
-            mix(x, y).max(axis=1, out=tops[lot : lot + together])
-        chosen, doubt = first(tops, count)
-        at = (chosen[:, np.newaxis] * size + within).reshape(count * size, -1)
-        inner = padded.take(at)
-        np.bitwise_xor(inner, block, out=inner)
-        mix(inner, np.empty_like(inner))
-        if groups * size > len(nodes):
-            inner[at >= len(nodes)] = 0
-        order, more = first(inner, count)
-        found[:, start:end] = at.take(order * len(block) + np.arange(len(block)))
+            best.take(mix(x, y).max(axis=1))
+        chosen, doubt = best.places()
+        best = Best(count * size, len(block), count)
+        lines, rest = (a[: size * len(block)].reshape(size, -1) for a in (work, spare))
+        for group in chosen:
+            at = group * size + members
+            padded.take(at, out=lines, mode="clip")
+            np.bitwise_xor(lines, block, out=lines)
+            mix(lines, rest)
+            if groups * size > len(nodes):
+                lines[at >= len(nodes)] = 0
+            best.take(lines)
+        order, more = best.places()
+        rank, member = np.divmod(order, size)
+        group = chosen.take(rank * len(block) + np.arange(len(block)))
+        found[:, start:end] = group * size + member
         unsure[start:end] = doubt | more
     return found, unsure
 
 
-def first(x: Words, count: int) -> tuple[Places, Marks]:
-    """Where the greatest ``count`` of each column are, by 33 bits; ``x`` is overwritten."""
-    np.bitwise_and(x, HIGH, out=x)
-    np.bitwise_or(x, np.arange(len(x), dtype=np.uint64)[:, np.newaxis], out=x)
-    wanted = min(count + 1, len(x))
-    if x.shape[1] < _NARROW:
-        best = np.sort(x, axis=0)[: -wanted - 1 : -1]
-    else:
-        best = np.zeros((wanted, x.shape[1]), np.uint64)
-        spare = np.empty(x.shape[1], np.uint64)
-        for row in x:
-            value, other = row, spare
-            for rank in best[:-1]:
+class Best:
+    """The greatest few of each column of an array that comes in parts, by their top 33 bits."""
+
+    def __init__(self, lines: int, width: int, count: int) -> None:
+        """For ``count`` of each column of an array of that shape."""
+        self._count = count
+        self._wanted = min(count + 1, lines)  # with one more it shows whether the last is sure
+        self._narrow = width < _NARROW
+        self._ranks = np.zeros((lines if self._narrow else self._wanted, width), np.uint64)
+        self._spare = np.empty(width, np.uint64)
+        self._taken = 0
+
+    def take(self, lines: Words) -> None:
+        """The next lines, which are overwritten."""
+        start, self._taken = self._taken, self._taken + len(lines)
+        np.bitwise_and(lines, HIGH, out=lines)
+        numbers = np.arange(start, self._taken, dtype=np.uint64)
+        np.bitwise_or(lines, numbers[:, np.newaxis], out=lines)
+        if self._narrow:
+            self._ranks[start : self._taken] = lines
+            return
+        for line in lines:
+            value, other = line, self._spare
+            for rank in self._ranks[:-1]:
                 np.minimum(rank, value, out=other)
                 np.maximum(rank, value, out=rank)
                 value, other = other, value
-            np.maximum(best[-1], value, out=best[-1])
-    doubt: Marks = np.any((best[1:] ^ best[:-1]) <= _LOW, axis=0)
-    return (best[:count] & _LOW).astype(np.intp), doubt
+            np.maximum(self._ranks[-1], value, out=self._ranks[-1])
+
+    def places(self) -> tuple[Places, Marks]:
+        """The numbers of the lines with the greatest, and which columns are unsure."""
+        best = self._ranks
+        if self._narrow:
+            best = np.sort(best, axis=0)[: -self._wanted - 1 : -1]
+        doubt: Marks = np.any((best[1:] ^ best[:-1]) <= _LOW, axis=0)
+        return (best[: self._count] & _LOW).astype(np.intp), doubt
 
 
 class Grid:

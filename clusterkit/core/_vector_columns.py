@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ._vector import HIGH, Grid, Words, estimates, first, leading, mix, scores, stepped
+from ._vector import HIGH, Best, Grid, Words, estimates, leading, mix, scores, stepped
 from .columns import Columns, Members
 from .costs import SLACK
 from .placement import Candidate, Row
@@ -21,7 +21,7 @@ from .rows import Rows
 Indexes: TypeAlias = npt.NDArray[np.intp]
 Slots: TypeAlias = npt.NDArray[np.int32]
 
-_STRIPE = 1 << 14  # partitions at a time, so that what is worked on stays in the cache
+_STRIPE = 1 << 16  # partitions at a time, in memory that stays at hand
 
 
 class VectorColumns(Columns):
@@ -38,7 +38,7 @@ class VectorColumns(Columns):
         self._live = np.ones(len(ids), np.bool_)
         self._holders = self._slots_of(rows)  # by rank and partition
         self._marks = np.empty(len(self._partitions), np.bool_)
-        self._work = np.empty((2, _STRIPE), np.uint64)
+        self._work = np.empty((2, min(_STRIPE, len(self._partitions))), np.uint64)
         # As in the base class; of scores, the top 33 bits.
         self._bars: Words | npt.NDArray[np.float64] = np.empty(0, np.uint64)
 
@@ -57,7 +57,7 @@ class VectorColumns(Columns):
         block = self._partitions[touched]
         if self._plain:
             slots = np.flatnonzero(self._live)
-            places, unsure = leading(block, self._words[slots], len(self._holders))
+            places, unsure = leading(block, self._words[slots], len(self._holders), self._work)
         else:
             grid = Grid(self._members.ranking())
             slots = np.array([self._slots[node] for node in grid.ids])
@@ -81,7 +81,9 @@ class VectorColumns(Columns):
         old = self._holders[:, touched]
         if self._plain:
             both = np.concatenate((old, np.full((1, len(touched)), slot, np.int32)))
-            order, unsure = first(self._top_bits(both, self._partitions[touched]), len(old))
+            best = Best(len(both), len(touched), len(old))
+            best.take(self._top_bits(both, self._partitions[touched]))
+            order, unsure = best.places()
             holders = both[order, np.arange(len(touched))]
             doubtful = np.flatnonzero(unsure)
         else:

@@ -12,8 +12,9 @@ from itertools import islice
 
 from .costs import SLACK, cost, estimate
 from .hashing import SeedBlock, fmix64, seed64
-from .placement import Candidate, Ranking, Row, Shape, rounds_to_fill, spread
+from .placement import Candidate, Ranking, Row, rounds_to_fill, spread
 from .rows import Rows
+from .shape import Shape
 
 
 class Members:

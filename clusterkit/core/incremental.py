@@ -23,8 +23,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from .columns import Columns, Members
-from .placement import Candidate, Ranking, Shape, vector_pays
+from .placement import Candidate, Ranking, vector_pays
 from .rows import Rows
+from .shape import Shape
 
 
 class Incremental:

@@ -13,7 +13,8 @@ from tooz.hashring import HashRing
 
 from clusterkit.core.hashing import seed64
 from clusterkit.core.incremental import Incremental
-from clusterkit.core.placement import Candidate, Ranking, Shape, assign
+from clusterkit.core.placement import Candidate, Ranking, assign
+from clusterkit.core.shape import Shape
 
 from . import native
 from .common import Row, at_most, duel, faster, tidy, untidied

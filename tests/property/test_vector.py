@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from clusterkit.core import placement
 from clusterkit.core.costs import SLACK, cost, estimate
 from clusterkit.core.hashing import seed64
-from clusterkit.core.placement import MAX_WEIGHT, Candidate, Ranking, Shape
+from clusterkit.core.placement import MAX_WEIGHT, Candidate, Ranking
+from clusterkit.core.shape import Shape
 
 pytest.importorskip("numpy")
 

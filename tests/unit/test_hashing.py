@@ -94,6 +94,10 @@ def test_a_block_scores_as_fmix64_does(size: int) -> None:
     block = SeedBlock(seeds)
     for other in (*extremes, *(random.getrandbits(64) for _ in range(20))):
         assert block.scores(other) == tuple(fmix64(seed ^ other) for seed in seeds)
+    others = [random.getrandbits(64) for _ in seeds]
+    pairs = zip(seeds, others, strict=True)
+    assert block.pairs(others) == tuple(fmix64(seed ^ other) for seed, other in pairs)
+    assert len(block) == len(seeds)
 
 
 def test_key_indexer_golden() -> None:

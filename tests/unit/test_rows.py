@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import pytest
@@ -85,6 +87,27 @@ def test_differences_are_found_from_the_versions_or_by_comparing_all() -> None:
         assert list(differences(versions[first], versions[-1])) == expected
         assert list(differences(versions[first], copies[-1])) == expected
         assert list(differences(copies[first], versions[-1])) == expected
+
+
+def test_a_version_may_be_read_on_any_thread_while_the_next_are_made() -> None:
+    old = Rows(("old",) for _ in range(50))
+    begun = threading.Event()
+
+    def read() -> bool:
+        for number in range(2000):
+            begun.set()
+            if old[number % 50] != ("old",) or (number % 50 == 0 and set(old) != {("old",)}):
+                return False
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        readers = [pool.submit(read) for _ in range(2)]
+        begun.wait()
+        newest = old
+        for number in range(2000):
+            newest = newest.replaced({number % 50: (str(number),)})
+        assert all(reader.result() for reader in readers)
+    assert newest[49] == ("1999",)
 
 
 def test_behind_an_end_rows_are_empty() -> None:
