@@ -81,6 +81,10 @@ figures: $(VENV)/.installed-dev ## measures leaves, fencing and outages; ARGS="-
 bench: $(VENV)/.installed-dev ## hooks and placement beside plain code that does the same; ARGS="--only placement --quick"
 	$(BIN)/python -m tests.bench $(ARGS)
 
+.PHONY: scale
+scale: $(VENV)/.installed-dev ## how costs grow with nodes, up to 500 x 16,384; ARGS="--sizes 10,50" or "--one-node 5000,1048576"
+	$(BIN)/python -m tests.scale $(ARGS)
+
 .PHONY: mutants
 mutants: $(VENV)/.installed-dev ## faults put into the pure code: do the tests find them? ARGS="--only core.plan"
 	$(BIN)/python tools/mutants.py $(ARGS)

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ..events import LeaveReason
 from ..ports import KeyValue, WatchBatch
@@ -268,47 +268,50 @@ def _inputs(record: NodeRecord) -> tuple[object, ...]:
 
 
 class _Draft:
-    """A state in the making."""
+    """A state in the making: what it does not change it shares with the one before.
+
+    Most revisions are a receipt or a sign of life, and a large cluster has many of them.
+    """
 
     def __init__(self, base: State) -> None:
         self.base = base
         self.config = base.config
         self.membership_revision = base.membership_revision
         self.rebalance, self.rebalance_revision = base.rebalance, base.rebalance_revision
-        self.members = dict(base.members)
-        self.stored = dict(base.stored)
-        self.alive = dict(base.alive)
-        self.history = dict(base.history)
-        self.history_revisions = dict(base.history_revisions)
-        self.receipts = dict(base.receipts)
-        self.cordons = dict(base.cordons)
-        self.ignored = dict(base.ignored)
+        self.members = base.members
+        self.stored = base.stored
+        self.alive = base.alive
+        self.history = base.history
+        self.history_revisions = base.history_revisions
+        self.receipts = base.receipts
+        self.cordons = base.cordons
+        self.ignored = base.ignored
         self.touched: dict[str, None] = {}
 
     def put(self, key: Parsed | None, kv: KeyValue) -> None:
         self.delete(key, kv.key)  # what cannot be decoded must not leave the old value in force
         if key is None:
-            self.ignored[kv.key] = "not a key of ClusterKit"
+            self._own("ignored")[kv.key] = "not a key of ClusterKit"
             return
         try:
             self._decode(key, kv)
         except codec.CodecError as e:
-            self.ignored[kv.key] = str(e)
+            self._own("ignored")[kv.key] = str(e)
 
     def _decode(self, key: Parsed, kv: KeyValue) -> None:
         match key.kind:
             case "nodes":
-                self.stored[key.node_id] = Stored(kv.mod_revision, kv.lease)
-                self.members[key.node_id] = codec.decode_node(key.node_id, kv.value)
+                self._own("stored")[key.node_id] = Stored(kv.mod_revision, kv.lease)
+                self._own("members")[key.node_id] = codec.decode_node(key.node_id, kv.value)
             case "alive":
-                self.alive[key.node_id, key.incarnation] = codec.decode_alive(kv.value)
+                self._own("alive")[key.node_id, key.incarnation] = codec.decode_alive(kv.value)
             case "history":
-                self.history_revisions[key.node_id] = kv.mod_revision
-                self.history[key.node_id] = codec.decode_history(kv.value)
+                self._own("history_revisions")[key.node_id] = kv.mod_revision
+                self._own("history")[key.node_id] = codec.decode_history(kv.value)
             case "applied":
-                self.receipts[key.node_id] = codec.decode_receipt(kv.value)
+                self._own("receipts")[key.node_id] = codec.decode_receipt(kv.value)
             case "cordons":
-                self.cordons[key.node_id] = codec.decode_cordon(kv.value)
+                self._own("cordons")[key.node_id] = codec.decode_cordon(kv.value)
             case "config":
                 self.config = codec.decode_config(kv.value)
             case "rebalance":
@@ -318,23 +321,23 @@ class _Draft:
                 self.membership_revision = kv.mod_revision
 
     def delete(self, key: Parsed | None, raw: bytes) -> None:
-        self.ignored.pop(raw, None)
+        self._remove("ignored", raw)
         if key is None:
             return
         match key.kind:
             case "nodes":
                 self.touched[key.node_id] = None
-                self.members.pop(key.node_id, None)
-                self.stored.pop(key.node_id, None)
+                self._remove("members", key.node_id)
+                self._remove("stored", key.node_id)
             case "alive":
-                self.alive.pop((key.node_id, key.incarnation), None)
+                self._remove("alive", (key.node_id, key.incarnation))
             case "history":
-                self.history.pop(key.node_id, None)
-                self.history_revisions.pop(key.node_id, None)
+                self._remove("history", key.node_id)
+                self._remove("history_revisions", key.node_id)
             case "applied":
-                self.receipts.pop(key.node_id, None)
+                self._remove("receipts", key.node_id)
             case "cordons":
-                self.cordons.pop(key.node_id, None)
+                self._remove("cordons", key.node_id)
             case "config" | "membership" | "rebalance":
                 pass  # never deleted by us; if somebody does, what was agreed stays in force
 
@@ -355,3 +358,15 @@ class _Draft:
             rebalance_revision=self.rebalance_revision,
             ignored=self.ignored,
         )
+
+    def _own(self, name: str) -> dict[Any, Any]:
+        """One of the mappings, to be changed: a copy of the base's from its first change on."""
+        found: dict[Any, Any] = getattr(self, name)
+        if found is getattr(self.base, name):
+            found = dict(found)
+            setattr(self, name, found)
+        return found
+
+    def _remove(self, name: str, key: object) -> None:
+        if key in getattr(self, name):
+            del self._own(name)[key]

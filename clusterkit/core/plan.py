@@ -25,6 +25,7 @@ from .membership import (
     Updated,
 )
 from .placement import Row
+from .rows import differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +69,17 @@ def merge(causes: Iterable[Cause]) -> Cause:
 
 
 def node_event(
-    change: Change, old_rows: Sequence[Row], state: State, now: datetime
+    change: Change,
+    old_rows: Sequence[Row],
+    state: State,
+    now: datetime,
+    *,
+    rows: Sequence[Row] | None = None,
 ) -> NodeJoinEvent | NodeRejoinEvent | NodeLeaveEvent | None:
-    """The event of a node's join, rejoin or leave; None for any other change."""
+    """The event of a node's join, rejoin or leave; None for any other change.
+
+    With the present ``rows`` a leave need not look through all of those before.
+    """
     match change:
         case Joined(record):
             return NodeJoinEvent(
@@ -96,7 +105,7 @@ def node_event(
                 partitions_before_leave=tuple(map(partition_id, past.partitions if past else ())),
             )
         case Left(record, reason, at):
-            owned, replica = held_by(record.node.id, old_rows)
+            owned, replica = last_held(record.node.id, old_rows, rows, state)
             return NodeLeaveEvent(
                 timestamp=at or now,
                 revision=state.revision,
@@ -112,9 +121,26 @@ def node_event(
 
 def held_by(node_id: str, rows: Sequence[Row]) -> tuple[list[int], list[int]]:
     """The indexes of the partitions that a node is the primary, and a replica, of."""
+    return _roles(node_id, enumerate(rows))
+
+
+def last_held(
+    node_id: str, old_rows: Sequence[Row], rows: Sequence[Row] | None, state: State
+) -> tuple[list[int], list[int]]:
+    """The same of the rows before, for a node that has left; with those since if they are there.
+
+    All that it held are others now, so that it is enough to look through what differs. But who left
+    and joined again in one revision may hold the same as before.
+    """
+    if rows is None or node_id in state.members:
+        return held_by(node_id, old_rows)
+    return _roles(node_id, ((index, old) for index, old, _ in differences(old_rows, rows)))
+
+
+def _roles(node_id: str, rows: Iterable[tuple[int, Row]]) -> tuple[list[int], list[int]]:
     owned: list[int] = []
     replica: list[int] = []
-    for index, row in enumerate(rows):
+    for index, row in rows:
         if node_id in row:
             (owned if row[0] == node_id else replica).append(index)
     return owned, replica

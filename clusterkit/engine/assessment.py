@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 from ..core import health
 from ..core.membership import State
 from ..events import ClusterHealthEvent
@@ -23,7 +25,7 @@ class Assessment:
         self._out = out
         self._me = node_id
         self._incarnation = incarnation
-        self._of: tuple[State, bool, bool] | None = None
+        self._of: tuple[object, ...] = ()
         self._due: float | None = None
         self._changes = 0
 
@@ -34,11 +36,13 @@ class Assessment:
     def assess(self, state: State, *, fenced: bool, tell: bool, at: Instant) -> None:
         """Takes stock; ``tell`` says whether a change is news."""
         failing = self._delivery.ledger.failing()
-        last = self._of
-        same = last is not None and last[0] is state and last[1:] == (fenced, failing)
+        # States share what has not changed: to look at each member for each receipt of another is
+        # too much for a large cluster.
+        of = state.members, state.alive, state.history, state.config, fenced, failing
+        same = len(self._of) == len(of) and all(map(operator.is_, self._of, of))
         if same and (self._due is None or at.mono < self._due):
             return
-        self._of = state, fenced, failing
+        self._of = of
         found = health.assess(state, now=at.wall, fenced=fenced, owed_failing=failing)
         ends = health.retention_ends(state, at.wall)
         self._due = None if ends is None else at.mono + ends.total_seconds()

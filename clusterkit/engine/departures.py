@@ -16,7 +16,7 @@ from ..core import codec
 from ..core.hashing import fmix64, seed64
 from ..core.membership import Left, State
 from ..core.placement import Row
-from ..core.plan import held_by
+from ..core.plan import last_held
 from ..core.records import Departure, Registration
 
 _RANK_SECONDS = 1.0
@@ -49,11 +49,16 @@ class Departures:
         self._pending: dict[str, _Pending] = {}
 
     def saw(
-        self, left: Left, state: State, old_rows: Sequence[Row], now: float, wall: datetime
+        self,
+        left: Left,
+        state: State,
+        rows: tuple[Sequence[Row], Sequence[Row]],
+        now: float,
+        wall: datetime,
     ) -> None:
-        """A stay was seen to end by expiry in this very revision."""
+        """A stay was seen to end by expiry in this very revision; ``rows`` before it and since."""
         node_id = left.record.node.id
-        owned, replica = held_by(node_id, old_rows)
+        owned, replica = last_held(node_id, *rows, state)
         departure = Departure(
             left.record.registration,
             "health_check_failure",

@@ -322,8 +322,8 @@ class Machine:
             self._passages.settle(at)
         for change in changes:
             if isinstance(change, Left) and change.at is None and seen:
-                self._departures.saw(change, new, old_rows, at.mono, at.wall)
-            event = plan.node_event(change, old_rows, new, at.wall)
+                self._departures.saw(change, new, (old_rows, self._rows), at.mono, at.wall)
+            event = plan.node_event(change, old_rows, new, at.wall, rows=self._rows)
             if event is not None and stay.live:
                 kind = _KINDS[type(event)]
                 self._out.note(INFO, "%s of %s", kind, event.node.id, ck_revision=new.revision)
@@ -334,9 +334,13 @@ class Machine:
 
     def _only_others(self, changes: Sequence[Change]) -> bool:
         """Whether other nodes came or went, and that is all: their hooks are not kept waiting."""
-        return self._stay.live and all(
-            isinstance(change, Joined | Rejoined | Left) and change.record.node.id != self._me
-            for change in changes
+        return (
+            self._stay.live
+            and bool(changes)
+            and all(
+                isinstance(change, Joined | Rejoined | Left) and change.record.node.id != self._me
+                for change in changes
+            )
         )
 
     # -- the end of every step ---------------------------------------------------------------

@@ -78,7 +78,7 @@ class Passages:
         """From one state and its assignment to the next; the one before must be settled."""
         assert self._open is None
         passage = _Passage(old, new, old_rows, rows, causes, at.mono + SECONDS)
-        if passage.assigned or new.receipts != old.receipts:
+        if passage.assigned or new.receipts is not old.receipts:
             self._open = passage
 
     def settle(self, at: Instant) -> None:
@@ -88,6 +88,8 @@ class Passages:
             return
         if passage.assigned:
             self._assigned(passage, at)
+        if passage.new.receipts is passage.old.receipts:
+            return
         for node_id, receipt in passage.new.receipts.items():
             if receipt is not passage.old.receipts.get(node_id):
                 for drop in local_events.drop_events(

@@ -7,7 +7,7 @@ with the lease of another.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import overload
 
 from ..core.hashing import Table, key_lookup, partition_id
@@ -144,7 +144,7 @@ class Snapshots:
             self._owned_since = self._ownership(last, rows, session, state.epoch)
         self._last = Snapshot(
             kit_state=kit_state,
-            view=view_of(state, rows),
+            view=self._view(last, state, rows),
             rows=rows,
             epoch=state.epoch,
             session=session,
@@ -154,6 +154,14 @@ class Snapshots:
             state=state,
         )
         return self._last
+
+    def _view(self, last: Snapshot | None, state: State, rows: Sequence[Row]) -> ClusterView:
+        if last is not None and last.rows is rows and last.epoch == state.epoch:
+            before = last.state
+            if before.members is state.members and before.cordons is state.cordons:
+                # A receipt, say: of the view only the revision is another.
+                return replace(last.view, revision=state.revision)
+        return view_of(state, rows)
 
     def _ownership(
         self, last: Snapshot | None, rows: Sequence[Row], session: Session | None, epoch: int

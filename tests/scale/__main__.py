@@ -27,6 +27,8 @@ from typing import Any, Self
 
 from clusterkit.testing import EmbeddedEtcd
 
+from . import one_node
+
 OUT = Path("build/scale")
 SIZES = (10, 50, 100, 200, 500)
 _ROOT = Path(__file__).resolve().parent.parent.parent
@@ -230,7 +232,16 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--quiet-seconds", type=float, default=10.0)
     parser.add_argument("--patience", type=float, default=1800.0, help="seconds for one wait")
+    parser.add_argument(
+        "--one-node",
+        metavar="NODES,PARTITIONS",
+        help="instead: what one node of a cluster of that size has to do, on the store in memory",
+    )
     given = parser.parse_args()
+    if given.one_node:
+        nodes, partitions = map(int, given.one_node.split(","))
+        print(one_node.report(nodes, partitions))
+        return 0
     fields = list(Result.__annotations__)
     print("  ".join(f"{name:>16}" for name in fields), flush=True)
     results: list[Result] = []

@@ -165,6 +165,16 @@ def test_a_leave(at: datetime | None) -> None:
     )
 
 
+def test_what_a_leaver_held_is_the_same_with_the_rows_since_and_without() -> None:
+    gone = replace(ABC, members={n: m for n, m in ABC.members.items() if n != "b"})
+    since = tuple(tuple(n for n in row if n != "b") for row in ROWS)
+    plain = node_event(Left(B, "removed_by_admin", None), ROWS, gone, NOW)
+    assert node_event(Left(B, "removed_by_admin", None), ROWS, gone, NOW, rows=since) == plain
+    # Back in the same revision, it holds what it held.
+    left = Left(B, "removed_by_admin", None)
+    assert node_event(left, ROWS, ABC, NOW, rows=ROWS) == plain
+
+
 def test_no_other_change_is_a_node_event() -> None:
     for change in (
         Updated(A, placement=True),
