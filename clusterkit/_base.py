@@ -254,7 +254,11 @@ class KitBase(Hooks):
                 self._run.runner.add_check(added)
 
     def readiness(self) -> Readiness:
-        """Whether this node should get traffic. Never raises: before the start it is not ready."""
+        """Whether this node should get traffic. Never raises: before the start it is not ready.
+
+        With the option ``ready_when_fenced`` a node that was ready stays so while it is fenced,
+        as when etcd is down: it owns nothing, and may serve what needs no ownership.
+        """
         run = self._run
         snapshot = None if run is None else run.runner.snapshot
         if run is not None and run.runner.forked:
@@ -262,6 +266,9 @@ class KitBase(Hooks):
         if run is None or snapshot is None or self.state in (KitState.NEW, KitState.STOPPED):
             return Readiness(False, (f"the kit is {self.state}",), timedelta(0))
         reasons: list[str] = []
+        in_doubt = snapshot.kit_state in (KitState.JOINED, KitState.FENCED)
+        if run.ready_when_fenced and snapshot.was_ready and in_doubt and not _proven(run, snapshot):
+            return Readiness(True, (), timedelta(0))
         if snapshot.session is None:
             reasons.append(f"not a member of the cluster: the kit is {self.state}")
         elif not _proven(run, snapshot):

@@ -53,6 +53,7 @@ class Run:
     dispatcher: Dispatcher
     clock: Clock
     stop_timeout: float
+    ready_when_fenced: bool
     balances: Balances
 
     def balance(self, snapshot: Snapshot) -> Balance:
@@ -331,6 +332,7 @@ def _assemble(
         dispatcher=dispatcher,
         clock=clock,
         stop_timeout=options.drain_timeout.total_seconds(),
+        ready_when_fenced=options.ready_when_fenced,
         balances=balances,
     )
     return run

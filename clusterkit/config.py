@@ -75,6 +75,8 @@ class OptionsDict(TypedDict, total=False):
         drain_timeout: The longest that ``stop()`` waits for what is under way; 30.
         admin: Where this node serves HTTP about itself, ``127.0.0.1:8080``; without a host
             (``:8080``) on the loopback address. None, the default, for nowhere.
+        ready_when_fenced: Whether a node that cannot prove its lease, as when etcd is down, stays
+            ready for traffic that needs no ownership; False. See ``readiness()``.
         hooks: A registry whose hooks the kit takes over.
         metrics: Where measurements go; see ``clusterkit.Metrics``.
         environ: Read instead of ``os.environ``.
@@ -112,6 +114,7 @@ class OptionsDict(TypedDict, total=False):
     connect_timeout: Duration
     drain_timeout: Duration
     admin: str | None
+    ready_when_fenced: bool
     hooks: Hooks
     metrics: Metrics | None
     environ: Mapping[str, str]
@@ -218,6 +221,9 @@ class Options(BaseModel):
     )
     admin: types.Admin = _option(
         None, "Give the host:port to listen on, IPv6 in brackets, or :port for this machine alone."
+    )
+    ready_when_fenced: types.Flag = _option(
+        False, "Give True or False; in a variable true or false."
     )
     hooks: Hooks | None = _option(None, "Give a clusterkit.Hooks.")
     metrics: Metrics | None = _option(None, "Give an object with the method of clusterkit.Metrics.")

@@ -371,6 +371,7 @@ class Machine:
             kit_state=stay.state,
             session=session,
             initial_copies_done=self._receipts.initial_copies_done(session),
+            was_ready=self._receipts.ever_done,
             health=self._assessment.health,
         )
         # First of all: a hook that is started by this step must see what it is told of.

@@ -32,6 +32,11 @@ class Receipts:
                 self._given = receipt
                 out.add(WriteReceipt(session, receipt))
 
+    @property
+    def ever_done(self) -> bool:
+        """Whether all of some stay of this process had arrived."""
+        return self._initial_copies_of is not None
+
     def initial_copies_done(self, session: Session | None) -> bool:
         """Whether all that the node was to receive when it joined has arrived."""
         return session is not None and self._initial_copies_of == session.nonce

@@ -89,6 +89,7 @@ class Snapshot:
         owned_since: Per partition that this node is the primary of, the epoch of the first view
             since which it has been so without a break.
         initial_copies_done: Whether all that this node was to receive when it joined has arrived.
+        was_ready: Whether that was so in some stay of this process.
         health: The cluster's health.
         state: What etcd holds.
     """
@@ -100,6 +101,7 @@ class Snapshot:
     session: Session | None
     owned_since: Mapping[int, int]
     initial_copies_done: bool
+    was_ready: bool
     health: ClusterHealth
     state: State
 
@@ -125,6 +127,7 @@ class Snapshots:
         kit_state: KitState,
         session: Session | None,
         initial_copies_done: bool,
+        was_ready: bool,
         health: ClusterHealth,
     ) -> Snapshot | None:
         """The snapshot of where things stand, None if it is the last one."""
@@ -135,6 +138,7 @@ class Snapshots:
             and last.kit_state is kit_state
             and last.session is session
             and last.initial_copies_done == initial_copies_done
+            and last.was_ready == was_ready
             and last.health == health
         ):
             return None
@@ -150,6 +154,7 @@ class Snapshots:
             session=session,
             owned_since=self._owned_since,
             initial_copies_done=initial_copies_done,
+            was_ready=was_ready,
             health=health,
             state=state,
         )

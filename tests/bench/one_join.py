@@ -62,6 +62,7 @@ def rows(rounds: int) -> list[Row]:
                 kit_state=KitState.JOINED,
                 session=None,
                 initial_copies_done=True,
+                was_ready=True,
                 health=health,
             )
             shown = time.perf_counter()

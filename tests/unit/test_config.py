@@ -72,6 +72,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "connect_timeout": seconds(5),
         "drain_timeout": seconds(30),
         "admin": None,
+        "ready_when_fenced": False,
         "hooks": None,
         "metrics": None,
     }
@@ -150,6 +151,7 @@ VARIABLES: list[tuple[str, str, object]] = [
     ("connect_timeout", "1", seconds(1)),
     ("drain_timeout", "0", seconds(0)),
     ("admin", ":8080", "127.0.0.1:8080"),
+    ("ready_when_fenced", "true", True),
 ]
 
 
@@ -384,6 +386,7 @@ BAD: list[tuple[str, object, str]] = [
     ("max_moves_in_flight", 1001, "less than or equal to 1000"),
     ("connect_timeout", 0, "greater than 0"),
     ("connect_timeout", None, "number of seconds"),
+    ("ready_when_fenced", "yes", "bool"),
     ("drain_timeout", -1, "0 seconds"),
     ("drain_timeout", None, "number of seconds"),
     ("admin", "8080", "no port"),

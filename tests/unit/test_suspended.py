@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 import pytest
@@ -15,7 +16,7 @@ from clusterkit.engine.clock import SystemClock
 from clusterkit.engine.session import Session
 from clusterkit.sync import ClusterKit
 from clusterkit.testing.memory import MemoryStore
-from tests.support.bench import FaultyStore, eventually, raising
+from tests.support.bench import FaultyStore, eventually, raising, remove_by_admin
 
 P0 = "partition-0"
 
@@ -52,9 +53,15 @@ class Kit(ClusterKit):
 
 @pytest.fixture
 def kit() -> Iterator[Kit]:
+    with started() as kit:
+        yield kit
+
+
+@contextmanager
+def started(*, ready_when_fenced: bool = False) -> Iterator[Kit]:
     kit = Kit(
         endpoints="127.0.0.1:1",
-        cluster="c",
+        cluster="test",
         node_id="a",
         address="a:1",
         partitions=8,
@@ -62,6 +69,7 @@ def kit() -> Iterator[Kit]:
         lease_ttl=2,
         settle_time=0.05,
         environ={},
+        ready_when_fenced=ready_when_fenced,
     )
     with kit:
         kit.wait_ready(10)
@@ -104,3 +112,32 @@ def test_a_lease_that_ended_in_the_sleep_needs_a_new_join(kit: Kit) -> None:
     kit.store.always("keep_alive", None)
     eventually(lambda: kit.is_primary(P0), "an owner again")
     assert kit.session() is not before
+
+
+def test_a_node_may_stay_ready_while_it_is_fenced_and_owns_nothing() -> None:
+    with started(ready_when_fenced=True) as kit:
+        before = kit.session()
+        kit.store.always("keep_alive", raising(StoreUnavailableError("no network yet")))
+        kit.clock.slept = 3600.0
+        assert kit.readiness().ready, "before anybody has noticed"
+        eventually(lambda: kit.state is KitState.FENCED, "fenced")
+        assert kit.readiness().ready
+        assert kit.readiness().fencing_in == timedelta(0)
+        assert not kit.is_primary(P0)
+        # The lease is lost for certain, and no new one is to be had: still so.
+        kit.store.always("grant", raising(StoreUnavailableError("no network yet")))
+        kit.store.revoke(before.lease_id, timeout=1)
+        kit.store.always("keep_alive", None)
+        eventually(lambda: before.lost, "the session has ended")
+        assert kit.readiness().ready
+        kit.store.always("grant", None)
+        eventually(lambda: kit.is_primary(P0), "an owner again")
+        kit.wait_ready(10)
+    assert not kit.readiness().ready, "stopped"
+
+
+def test_who_was_removed_is_not_ready_whatever_the_policy() -> None:
+    with started(ready_when_fenced=True) as kit:
+        remove_by_admin(kit.store, "a")
+        eventually(lambda: kit.state is KitState.REMOVED, "removed")
+        assert not kit.readiness().ready, "an administrator wants it out"
