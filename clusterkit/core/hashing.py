@@ -42,6 +42,7 @@ def partition_id(index: int) -> str:
     return f"partition-{index}"
 
 
+@lru_cache(maxsize=1 << 16)  # asked for each change of a partition, of which there are few
 def partition_index(name: str) -> int | None:
     """The index in a partition's name; None for any text that is not exactly such a name."""
     head, dash, digits = name.partition("-")

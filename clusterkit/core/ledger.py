@@ -34,6 +34,7 @@ class Entry:
     attempts: int = 0
     error: str | None = None
     delivered: bool = False
+    told: PartitionChangeEvent | None = None  # the event that was made of it last
 
     @property
     def event_id(self) -> str:
@@ -127,7 +128,7 @@ class Ledger:
             return
         pair = index, event.copy_to_node.id
         entry = self.entries.get(pair)
-        if entry is None or entry.event_id != event.event_id:
+        if entry is None or (entry.told is not event and entry.event_id != event.event_id):
             return  # a newer change of the pair has taken its place
         if error is None:
             self._remove(pair)
@@ -234,6 +235,7 @@ class Ledger:
                 old_primary=entry.old_primary,
                 new_primary=rows[index][0],
             )
+            entry.told = event
             found.append((len(sources), event))
         found.sort(key=lambda pair: pair[0])
         start = RebalanceEvent(
