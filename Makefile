@@ -121,7 +121,7 @@ build: | $(BIN)/python ## a wheel in dist/
 
 .PHONY: release-check
 release-check: $(VENV)/.installed-dev ## builds sdist and wheel, looks into them, runs the demo from them
-	$(BIN)/python tools/release_check.py
+	$(BIN)/python -m tools.release_check
 
 clean: ## removes what the other targets made
 	rm -rf $(VENV) .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \

@@ -12,9 +12,10 @@ import posixpath
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File, Files
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).resolve().parent.parent
 BESIDE = "repository/"
@@ -79,6 +80,8 @@ def reachable(pages: dict[str, str], read: Callable[[str], str]) -> set[str]:
 
 def on_files(files: Files, config: Any) -> Files:
     """Adds what the pages link to."""
+    from mkdocs.structure.files import File  # not installed where tests look at the rest
+
     pages = {file.src_uri: file.content_string for file in files.documentation_pages()}
     for path in sorted(reachable(pages, lambda path: (ROOT / path).read_text())):
         files.append(File.generated(config, site_uri(path), abs_src_path=str(ROOT / path)))

@@ -76,6 +76,7 @@ def nodes(tmp_path: Path, etcd_endpoint: str) -> Iterator[Nodes]:
         yield Nodes(program, etcd_endpoint, exits)
 
 
+@pytest.mark.timeout(120)
 def test_no_key_is_lost_when_a_node_stops_returns_and_is_killed(nodes: Nodes) -> None:
     for node_id in ("n1", "n2", "n3"):
         nodes.start(node_id)

@@ -130,6 +130,7 @@ def test_every_page_is_in_the_navigation_of_the_site() -> None:
     assert sorted(listed) == sorted(pages)
 
 
+@pytest.mark.timeout(300)
 def test_the_blocks_of_the_page_on_testing_are_tests_that_pass(tmp_path: Path) -> None:
     *tests, program = blocks(ROOT / "docs" / "testing.md")
     for number, block in enumerate(tests):
