@@ -104,6 +104,17 @@ format: $(VENV)/.installed-dev ## puts the code into its one form
 compat: | $(BIN)/python ## fresh environments: each Python found, protobuf 5, 6 and 7
 	$(BIN)/python tools/compat.py
 
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
+.PHONY: docs docs-serve
+docs: $(VENV)/.installed-docs ## the documentation as a site in build/site; a warning is an error
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.installed-docs ## the same at http://127.0.0.1:8000, made again as it changes
+	$(BIN)/mkdocs serve --strict
+
 .PHONY: proto
 proto: | $(BIN)/python ## generates the Python modules of proto/ again
 	$(BIN)/python proto/generate.py
@@ -111,6 +122,10 @@ proto: | $(BIN)/python ## generates the Python modules of proto/ again
 .PHONY: build clean
 build: | $(BIN)/python ## a wheel in dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+.PHONY: release-check
+release-check: $(VENV)/.installed-dev ## builds sdist and wheel, looks into them, runs the demo from them
+	$(BIN)/python -m tools.release_check
 
 clean: ## removes what the other targets made
 	rm -rf $(VENV) .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \

@@ -48,6 +48,7 @@ from .model import (
     Stats,
 )
 from .planning import Plan, PlannedNode
+from .ports import Clock, Store
 
 if TYPE_CHECKING:
     from .admin.app import Admin
@@ -408,7 +409,17 @@ class KitBase(Hooks):
             tuple(self._health_checks.values()),
             () if self._admin is None else (self._admin.metrics,),
             server,
+            store=self._store_of(options),
+            clock=self._clock_of(),
         )
+
+    def _store_of(self, options: Options) -> Store | None:
+        """What a kit of ``clusterkit.testing`` asks in place of etcd; anew for each run."""
+        return None
+
+    def _clock_of(self) -> Clock | None:
+        """What a kit of ``clusterkit.testing`` goes by in place of the machine's clock."""
+        return None
 
     def _server(self, address: str) -> Attendant:
         admin = self._administration(f"the option admin={address!r}")
@@ -443,11 +454,11 @@ class KitBase(Hooks):
         return WaitTimeoutError(f"not ready after {timeout} s: {reasons}")
 
     def _when_converged(self) -> Future[None]:
-        return self._running().runner.when(lambda s: s.session is not None and not _behind(s))
+        return self._running().runner.when(lambda s: s.session is not None and not behind(s))
 
     def _not_converged(self, timeout: Duration | None) -> WaitTimeoutError:
         snapshot = self._snapshot()
-        missing = ", ".join(_behind(snapshot)) or "none any more"
+        missing = ", ".join(behind(snapshot)) or "none any more"
         where = "" if snapshot.session is not None else f"; this node is {self.state}"
         return WaitTimeoutError(
             f"the cluster had not converged after {timeout} s{where}. The nodes whose hooks have "
@@ -488,7 +499,7 @@ class KitBase(Hooks):
         return snapshot.view.partitions[_index(p, snapshot)]
 
 
-def _behind(snapshot: Snapshot) -> list[str]:
+def behind(snapshot: Snapshot) -> list[str]:
     """The members that have no receipt for the present assignment."""
     state = snapshot.state
     return [

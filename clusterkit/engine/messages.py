@@ -72,6 +72,11 @@ class JobsEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class LookAtClock:
+    """Time has passed that this thread cannot have noticed: a test has moved the clock."""
+
+
+@dataclass(frozen=True, slots=True)
 class AddHook:
     """A hook is registered while the kit runs."""
 
@@ -112,6 +117,7 @@ Message: TypeAlias = (
     | RegisterFailed
     | Read
     | Checked
+    | LookAtClock
     | AddHook
     | AddSink
     | Await

@@ -83,6 +83,10 @@ class Presence:
             if self._session is not None:
                 self._session.lose()
 
+    def catch_up(self, timeout: float) -> bool:
+        """Renews what is due by the clock; whether that was done within ``timeout`` seconds."""
+        return self._keep_alive is None or self._keep_alive.catch_up(timeout)
+
     def drop(self, session: Session) -> None:
         """Stops renewing a session's leases."""
         with self._lock:

@@ -48,6 +48,7 @@ from .messages import (
     Expect,
     Finished,
     JobsEnded,
+    LookAtClock,
     Message,
     Read,
     Registered,
@@ -305,6 +306,18 @@ class Runner:
         """Hands measurements to one more sink, from now on."""
         self._queue.put(AddSink(sink))
 
+    def catch_up(self, timeout: float) -> bool:
+        """Does what is due by a clock that a test has moved; the threads wake up by the machine's.
+
+        Returns:
+            Whether all of it was begun within ``timeout`` seconds; hooks may still run.
+        """
+        renewed = self._presence.catch_up(timeout)
+        self._queue.put(LookAtClock())
+        seen = self.when(lambda _: True)
+        wait((seen, self.ended), timeout, return_when=FIRST_COMPLETED)
+        return renewed and (seen.done() or self.ended.done())
+
     def forget_parent(self) -> None:
         """In a forked child: whatever the parent may do, this process may not."""
         self.forked = True
@@ -427,7 +440,7 @@ class Runner:
     def _tell(self, message: Message | None) -> list[fx.Effect]:
         at = fx.Instant(self._clock.monotonic(), self._clock.now())
         match message:
-            case None:
+            case None | LookAtClock():
                 return self._machine.tick(at)
             case JobsEnded(ends):
                 self._measure.hooks_ended(ends)

@@ -138,6 +138,7 @@ class KeepAlive:
         self._report = report
         self._changed = threading.Condition()
         self._session: Session | None = None
+        self._resting_until: float | None = None  # by the clock; None while something is done
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="clusterkit-keepalive", daemon=True)
         self._thread.start()
@@ -146,20 +147,37 @@ class KeepAlive:
         """Renews this session's lease from now on, and no other."""
         with self._changed:
             self._session = session
-            self._changed.notify()
+            self._changed.notify_all()
 
     def detach(self, session: Session) -> None:
         """Renews this session's lease no longer."""
         with self._changed:
             if self._session is session:
                 self._session = None
-                self._changed.notify()
+                self._changed.notify_all()
+
+    def catch_up(self, timeout: float) -> bool:
+        """Looks at the clock at once, for one that a test has moved: nothing wakes up by it.
+
+        Returns:
+            Whether nothing was due any more within ``timeout`` seconds.
+        """
+
+        def nothing_due() -> bool:
+            rest = self._resting_until
+            return self._closed or (
+                rest > self._clock.monotonic() if rest is not None else self._session is None
+            )
+
+        with self._changed:
+            self._changed.notify_all()
+            return self._changed.wait_for(nothing_due, timeout)
 
     def close(self, timeout: float) -> None:
         """Ends the thread. The lease lives on until it expires or is revoked."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join(timeout)
 
     def _run(self) -> None:
@@ -173,10 +191,18 @@ class KeepAlive:
 
     def _pause(self, session: Session, seconds: float) -> bool:
         """Waits; False if the session is not the one to be kept any more."""
+        seconds = max(0.0, seconds)
+        due = self._clock.monotonic() + seconds
+
+        def over() -> bool:
+            gone = self._closed or self._session is not session
+            return gone or self._clock.monotonic() >= due
+
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or self._session is not session, max(0.0, seconds)
-            )
+            self._resting_until = due
+            self._changed.notify_all()  # whoever waits in catch_up()
+            self._changed.wait_for(over, seconds)
+            self._resting_until = None
             return not self._closed and self._session is session
 
     def _keep(self, session: Session) -> None:

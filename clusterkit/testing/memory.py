@@ -46,7 +46,7 @@ class MemoryServer:
     """The state that stores share: keys, history, leases and watches. Safe for threads.
 
     With a :class:`VirtualClock` leases expire inside its ``advance``, each at its own time. With
-    any other clock a thread sees to them; it starts with the first lease and ends with ``close``.
+    any other clock a thread sees to them; it ends with the last lease, or with ``close``.
     """
 
     def __init__(
@@ -136,6 +136,7 @@ class MemoryServer:
             if self._leases.pop(lease_id, None) is not None:
                 self._mvcc.delete_all(self._mvcc.keys_of_lease(lease_id))
                 self._tell_watches(before)
+                self._changed.notify_all()  # the expiry thread, which ends with the last lease
 
     def _keep_alive(self, lease_id: int) -> int:
         with self._changed:
@@ -200,7 +201,11 @@ class MemoryServer:
     def _expire_forever(self) -> None:
         with self._changed:
             while not self._closed:
-                self._changed.wait(self._expire())
+                pause = self._expire()
+                if not self._leases:
+                    break  # the next lease starts another one
+                self._changed.wait(pause)
+            self._expiry = None
 
 
 class MemoryWatch:

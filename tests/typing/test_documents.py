@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -45,6 +48,11 @@ def test_each_block_type_checks_by_itself(tmp_path: Path) -> None:
             program.write_text(block)
             programs.append(program)
     assert {p.name for p in programs} >= {"docs_hooks_0.py", f"{ROOT.name}_README_0.py"}
+    # A module of the reader's, which has a kit.
+    (tmp_path / "myservice").mkdir()
+    (tmp_path / "myservice" / "__init__.py").touch()
+    module = "from clusterkit.sync import ClusterKit\n\nck = ClusterKit()\n"
+    (tmp_path / "myservice" / "cluster.py").write_text(module)
     done = mypy(tmp_path, *programs)
     assert (done.stdout + done.stderr, done.returncode) == ("", 0)
 
@@ -95,3 +103,47 @@ def test_links_lead_somewhere() -> None:
             assert (document.parent / path).exists(), (document, link)
             if anchor and not path:
                 assert anchor in anchors, (document, link)
+
+
+def test_the_tests_that_documents_name_exist() -> None:
+    named: set[tuple[str, str]] = set()
+    for document in documents():
+        named |= set(re.findall(r"`(tests/\S+\.py)::(\w+)`", document.read_text()))
+    assert len(named) > 40
+    for path, name in sorted(named):
+        text = (ROOT / path).read_text()
+        assert re.search(rf"^def {name}\(", text, re.MULTILINE), (path, name)
+
+
+def test_each_guarantee_names_a_test() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    rows = [row for row in rows if not set(row) <= set("|-") and "held by" not in row]
+    rows = [row for row in rows if "shown by" not in row]
+    assert len(rows) > 25
+    assert [row for row in rows if "::test_" not in row] == []
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    listed = re.findall(r"^ +- (?:\w+: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    pages = {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")}
+    assert sorted(listed) == sorted(pages)
+
+
+@pytest.mark.timeout(300)
+def test_the_blocks_of_the_page_on_testing_are_tests_that_pass(tmp_path: Path) -> None:
+    *tests, program = blocks(ROOT / "docs" / "testing.md")
+    for number, block in enumerate(tests):
+        (tmp_path / f"test_{number}.py").write_text(block)
+    (tmp_path / "program.py").write_text(program)
+    (tmp_path / "pytest.ini").touch()
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for command, said in (
+        (["-m", "pytest", "-q", "-p", "no:cacheprovider"], "3 passed"),
+        (["program.py"], "['one', 'two']"),
+    ):
+        done = subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=environ, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert said in done.stdout
