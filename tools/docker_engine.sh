@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Sees to it that a Docker engine answers: installs one (Debian and Ubuntu, as root) and starts it
-# if none does. May be run again at any time; what answers already is left as it is.
+# Sees to it that a Docker engine answers, and that there is a Compose: installs them (Debian and
+# Ubuntu, as root) and starts the engine if none answers. May be run again at any time; what is there
+# already is left as it is.
 set -euo pipefail
 
 say() { echo "docker engine: $*"; }
@@ -11,8 +12,25 @@ version() { docker version --format '{{.Server.Version}}'; }
 START_SECONDS=${START_SECONDS:-120}
 LOG=${LOG:-/var/log/dockerd.log}
 
+# Debian calls the package of either release so, Ubuntu that of the second one docker-compose-v2.
+compose() {
+  if docker compose version >/dev/null 2>&1 || docker-compose version >/dev/null 2>&1; then
+    return
+  fi
+  command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ] ||
+    fail "there is no docker compose, and this script can install it only as root, with apt-get"
+  export DEBIAN_FRONTEND=noninteractive
+  local package=docker-compose
+  apt-get update -qq || fail "apt-get update failed"
+  ! apt-cache show docker-compose-v2 >/dev/null 2>&1 || package=docker-compose-v2
+  say "installing the package $package"
+  apt-get install -y -qq --no-install-recommends "$package" >/dev/null ||
+    fail "apt-get install $package failed"
+}
+
 if command -v docker >/dev/null && answers; then
   say "version $(version) answers already"
+  compose
   exit 0
 fi
 [ "$(uname -s)" = Linux ] || fail "none answers, and this script can start one on Linux only:" \
@@ -52,3 +70,4 @@ until answers; do
   sleep 0.5
 done
 say "version $(version) answers after $SECONDS s"
+compose

@@ -9,9 +9,10 @@ For clients, at any node (it forwards to the primary of the key):
     PUT  /keys/{key}            the body is the value; answered when every holder has it
     ...?direct=1                never forwarded: 421 and the primary's address if it is another node
 
-For probes:
-    GET  /health                the process works
-    GET  /ready                 it is a member, and has the data that it should hold
+For people:
+    GET  /status                the members, and how many copies this node has still to fetch
+
+For probes and metrics there is what ClusterKit serves itself, where CLUSTERKIT_ADMIN says.
 
 Among nodes:
     GET  /partitions/{id}?epoch=N    all entries, for a node that becomes a holder
@@ -123,10 +124,8 @@ class Store:
         query = parse_qs(url.query)
         try:
             match method, *map(unquote, url.path.split("/")[1:]):
-                case "GET", "health":
-                    return 200, {"node": self.ck.node_id}
-                case "GET", "ready":
-                    return self.ready()
+                case "GET", "status":
+                    return self.status()
                 case (("GET" | "PUT"), "keys", key) if key:
                     return await self.key(method, key, target, body, "direct" in query)
                 case "GET", "partitions", partition:
@@ -142,13 +141,9 @@ class Store:
         except (KeyError, TypeError, ValueError) as error:
             return 400, {"error": f"a bad request: {error!r}"}
 
-    def ready(self) -> Reply:
-        """For a readiness probe; the rest of the document is for people."""
-        readiness = self.ck.readiness()
-        if not readiness.ready:
-            return 503, {"ready": False, "reasons": readiness.reasons}
+    def status(self) -> Reply:
+        """How far this node is. Readiness says less: later copies do not make a node unready."""
         return 200, {
-            "ready": True,
             "members": sorted(self.ck.cluster.nodes),
             "copies_to_fetch": sum(not self.ck.is_ready(p) for p in self.ck.my_partitions()),
         }

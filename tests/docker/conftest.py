@@ -13,6 +13,7 @@ import pytest
 
 from tests.integration.support import eventually, kit_threads
 
+from .images import base_image, build_members_image, make_context
 from .servers import Servers, build_image, docker, engine_problem
 from .support import Nodes
 
@@ -65,3 +66,26 @@ def nodes(servers: Servers) -> Iterator[Nodes]:
     with closing(Nodes(servers)) as nodes:
         yield nodes
     eventually(lambda: not kit_threads())
+
+
+# For the tests of deploy/.
+
+
+@pytest.fixture(scope="session")
+def base() -> str:
+    return base_image()
+
+
+@pytest.fixture(scope="session")
+def context(base: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("context")
+    make_context(base, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def members_image() -> Iterator[str]:
+    tag = f"clusterkit-test-members:{secrets.token_hex(4)}"
+    build_members_image(tag)
+    yield tag
+    docker("rmi", tag)

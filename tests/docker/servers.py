@@ -74,7 +74,7 @@ def build_image(tag: str) -> None:
         docker("build", "--quiet", "--tag", tag, folder)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that stays free while its container is down: none that the kernel gives to others."""
     while True:
         port = random.randint(20_000, 30_000)
@@ -180,7 +180,7 @@ class Servers:
         self._exits.close()
 
     def _create(self, number: int) -> Server:
-        port = _free_port()
+        port = free_port()
         scheme = "http" if self._security is None else "https"
         container = docker(
             *("create", "--name", f"{self._name}-{number}"),

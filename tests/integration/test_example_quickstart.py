@@ -41,6 +41,7 @@ class App:
     def __init__(self, name: str, endpoint: str, log: Path) -> None:
         self.name = name
         self.port = free_port()
+        self.admin_port = free_port()
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
         # A user's own settings must not reach it.
@@ -49,6 +50,7 @@ class App:
             "PYTHONPATH": str(Path(clusterkit.__file__).parents[1]),
             "CLUSTERKIT_NODE_ID": name,
             "CLUSTERKIT_ADDRESS": f"127.0.0.1:{self.port}",
+            "CLUSTERKIT_ADMIN": f":{self.admin_port}",
             "CLUSTERKIT_ENDPOINTS": endpoint,
             "CLUSTERKIT_REPLICATION_FACTOR": "2",
             "CLUSTERKIT_PARTITIONS": "16",
@@ -77,9 +79,11 @@ class App:
         path: str,
         body: bytes | None = None,
         headers: dict[str, str] | None = None,
+        *,
+        port: int | None = None,
     ) -> tuple[int, Any]:
         """One request; 0 if nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=10)
         try:
             connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
@@ -110,10 +114,10 @@ class App:
 
     def settle(self, *members: str) -> None:
         """Waits until it sees these members and has all copies that it should have."""
-        wanted = (200, {"ready": True, "members": sorted(members), "copies_to_fetch": 0})
+        wanted = (200, {"members": sorted(members), "copies_to_fetch": 0})
 
         def settled() -> object:
-            seen = self.ask("GET", "/ready")
+            seen = self.ask("GET", "/status")
             return seen == wanted or seen
 
         until(f"{self.name} settles", settled)
@@ -207,6 +211,8 @@ def test_only_the_primary_serves_a_key_and_bad_requests_are_refused(apps: list[A
                 answer["at"] == f"127.0.0.1:{next(a.port for a in apps if a.name == found['node'])}"
             )
     assert apps[2].ask("GET", "/keys/never-written")[0] == 404
+    for path in ("/health", "/ready"):
+        assert n1.ask("GET", path, port=n1.admin_port)[0] == 200
 
     bad = {
         "no UTF-8": n1.ask("PUT", "/keys/colour", b"\xff"),
