@@ -48,13 +48,7 @@ _STOP_SECONDS = 5.0
 
 
 class _Local(KitBase):
-    """What the local kits of both faces have in common.
-
-    Attributes:
-        local: The cluster that it belongs to.
-        faults: What goes wrong between this node and its store, in this run and the next ones.
-        address: ``127.0.0.1`` and a port that was free, unless given. Nothing listens there.
-    """
+    """What the local kits of both faces have in common."""
 
     local: LocalCluster
     faults: FaultPlan
@@ -96,7 +90,13 @@ class _Local(KitBase):
 
 
 class LocalKit(_Local, sync.ClusterKit):
-    """A kit of a :class:`LocalCluster`, with the face for threads."""
+    """A kit of a :class:`LocalCluster`, with the face for threads.
+
+    Attributes:
+        local: The cluster that it belongs to.
+        faults: What goes wrong between this node and its store, in this run and the next ones.
+        address: ``127.0.0.1`` and a port that was free, unless given. Nothing listens there.
+    """
 
     def crash(self) -> None:
         """Ends this node without a farewell: the others learn of it when its lease is over.
@@ -112,7 +112,13 @@ class LocalKit(_Local, sync.ClusterKit):
 
 
 class AsyncLocalKit(_Local, kit.ClusterKit):
-    """A kit of a :class:`LocalCluster`, with the face for asyncio."""
+    """A kit of a :class:`LocalCluster`, with the face for asyncio.
+
+    Attributes:
+        local: The cluster that it belongs to.
+        faults: What goes wrong between this node and its store, in this run and the next ones.
+        address: ``127.0.0.1`` and a port that was free, unless given. Nothing listens there.
+    """
 
     async def crash(self) -> None:
         """Ends this node without a farewell: the others learn of it when its lease is over."""

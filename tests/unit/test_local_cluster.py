@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ from clusterkit import (
     NodeRejoinEvent,
     NotOwnerError,
     PartitionChangeEvent,
+    PartitionRoleEvent,
     UnfencedEvent,
     WaitTimeoutError,
 )
@@ -144,6 +146,31 @@ def test_keep_alives_that_hang_fence_a_node(cluster: LocalCluster) -> None:
     a.faults.clear()
     cluster.wait_converged()
     assert sorted(b.cluster.nodes) == ["node-1", "node-2"]
+
+
+def test_work_that_follows_ownership_ends_before_its_node_has_left(cluster: LocalCluster) -> None:
+    ending, may_end = threading.Event(), threading.Event()
+    seen_by_b: list[bool] = []
+
+    def role(event: PartitionRoleEvent) -> None:
+        if event.new_role is None:
+            ending.set()
+            assert may_end.wait(20)
+            seen_by_b.append("node-1" in b.cluster.nodes)
+
+    a, b = cluster.kit(), cluster.kit()
+    a.on_partition_role(role)
+    a.start()
+    b.start()
+    cluster.wait_converged()
+    held = len(a.my_partitions())
+    a.request_stop()
+    assert ending.wait(20)
+    assert "node-1" in b.cluster.nodes
+    assert not any(a.is_primary(p) for p in b.partitions())  # but it owns nothing any more
+    may_end.set()
+    cluster.wait_until(lambda: "node-1" not in b.cluster.nodes)
+    assert seen_by_b == [True] * held
 
 
 def test_setup_is_called_before_the_start(cluster: LocalCluster) -> None:
