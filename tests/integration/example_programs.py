@@ -91,10 +91,10 @@ class Program:
         return self.found(pattern)
 
     def ask(
-        self, method: str, path: str, body: str | bytes = b"", **headers: str
+        self, method: str, path: str, body: str = "", seconds: float = 10, **headers: str
     ) -> tuple[int, Any]:
         """One request; status 0 if nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         try:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
