@@ -57,7 +57,8 @@ def run_what_is_due(partition: str, epoch: int) -> int:
     """
     now = int(time.time() / PERIOD_SECONDS)
     done = 0
-    with closing(sqlite3.connect(DATABASE, timeout=20, isolation_level=None)) as db, db:
+    with closing(sqlite3.connect(DATABASE, timeout=5, isolation_level=None)) as db, db:
+        db.execute("PRAGMA synchronous = NORMAL")  # with its WAL it outlives any process so
         db.execute("BEGIN IMMEDIATE")
         # First the epoch, then what there is: nothing of the owner before can come in between.
         if not db.execute(RAISE_EPOCH, {"partition": partition, "epoch": epoch}).rowcount:
@@ -89,10 +90,11 @@ class Worker:
                     await asyncio.to_thread(run_what_is_due, self.partition, guard.epoch)
             except OutdatedError as error:
                 log.warning("refused: %s", error)
-            except (OwnershipError, sqlite3.OperationalError) as error:
+            except (OwnershipError, sqlite3.Error) as error:
                 log.warning("not run: %s", error)  # no owner for now, or a locked database
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.told_to_end.wait(), PERIOD_SECONDS / 2)
+                until_due = PERIOD_SECONDS - time.time() % PERIOD_SECONDS
+                await asyncio.wait_for(self.told_to_end.wait(), until_due)
 
     async def end(self) -> None:
         """Returns when nothing runs any more: a transaction that has begun comes to its end."""

@@ -12,7 +12,7 @@ import pytest
 
 from .example_programs import Make, Program, making, until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 BURST = 3
 

@@ -10,7 +10,7 @@ import pytest
 
 from .example_programs import Make, Program, making, settled, until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture

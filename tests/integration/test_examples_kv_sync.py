@@ -16,7 +16,7 @@ import pytest
 from .example_programs import SECONDS, Make, Program, making, settled
 
 # Up to ten processes, and a lease that must run out, twice.
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture

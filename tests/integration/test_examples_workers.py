@@ -15,15 +15,15 @@ import pytest
 
 from .example_programs import SECONDS, Make, making, until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 JOBS = 20
-PERIOD_SECONDS = 0.5
+PERIOD_SECONDS = 1.0
 
 
 @pytest.fixture
 def programs(etcd_endpoint: str, tmp_path: Path) -> Iterator[Make]:
-    with making(etcd_endpoint, tmp_path, partitions=8) as make:
+    with making(etcd_endpoint, tmp_path, partitions=8, lease_ttl=6) as make:
         yield make
 
 
