@@ -91,12 +91,17 @@ class Program:
         return self.found(pattern)
 
     def ask(
-        self, method: str, path: str, body: str = "", seconds: float = 10, **headers: str
+        self,
+        method: str,
+        path: str,
+        body: str = "",
+        headers: dict[str, str] | None = None,
+        seconds: float = 10,
     ) -> tuple[int, Any]:
         """One request; status 0 if nobody answers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         try:
-            connection.request(method, path, body, headers)
+            connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
             text = answer.read()
             is_json = answer.headers.get_content_type() == "application/json"

@@ -38,10 +38,10 @@ def test_kv_server_side(programs: Make) -> None:
     # One hop: what was forwarded to a node that is not the primary comes back, with its address.
     stranger = next(key for key in keys if served[key] == "n2")
     headers = {"X-Forwarded-By-Node": "n1"}
-    status, answer = n3.ask("GET", f"/keys/{stranger}", **headers)
+    status, answer = n3.ask("GET", f"/keys/{stranger}", headers=headers)
     assert status == 421
     assert n2.address in answer["detail"]
-    assert n2.ask("GET", f"/keys/{stranger}", **headers)[0] == 200
+    assert n2.ask("GET", f"/keys/{stranger}", headers=headers)[0] == 200
 
     # The primary is gone and its lease still runs: nobody serves the key. Who asks is not told so;
     # his one request is answered by the next primary.

@@ -178,7 +178,7 @@ def test_a_quorum_answers_with_what_is_newest(programs: Make) -> None:
         """What a primary sends that dies before it has sent it to all."""
         entry = json.dumps([epoch, count + more, value])
         headers = {"Content-Type": "application/json"}
-        assert node.ask("PUT", path, entry, **headers) == (200, True)
+        assert node.ask("PUT", path, entry, headers) == (200, True)
 
     # Two of three have it, so any two that answer include one that has it; the third is repaired.
     put_at(holders[0], 100, "red")

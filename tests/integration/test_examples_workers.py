@@ -83,13 +83,13 @@ def test_workers(programs: Make, tmp_path: Path) -> None:
     # By its own account: each job ran once for each time that it was due, from its first to its
     # last, and the epochs of a job, in the order of the runs, only grow.
     seen: dict[str, list[tuple[int, int, str]]] = {}
-    for job, due, node, epoch in rows("SELECT job, due, node, epoch FROM runs ORDER BY rowid"):
-        seen.setdefault(job, []).append((due, epoch, node))
+    for job, due, who, epoch in rows("SELECT job, due, node, epoch FROM runs ORDER BY rowid"):
+        seen.setdefault(job, []).append((due, epoch, who))
     assert len(seen) == JOBS
     for job, runs in seen.items():
-        for (due, epoch, node), (next_due, next_epoch, next_node) in pairwise(runs):
+        for (due, epoch, who), (next_due, next_epoch, next_who) in pairwise(runs):
             assert next_due == due + 1, job
-            assert (next_epoch > epoch) or (next_epoch, next_node) == (epoch, node), job
+            assert next_epoch > epoch or (next_epoch, next_who) == (epoch, who), job
     for node in nodes:
         assert node.found("Traceback") == []
 
