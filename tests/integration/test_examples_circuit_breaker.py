@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(240)
 @pytest.fixture
 def programs(etcd_endpoint: str, tmp_path: Path) -> Iterator[Make]:
     # A lease that outlives the pause of a node: its calls fail, and its membership does not end.
-    with making(etcd_endpoint, tmp_path, partitions=16, lease_ttl=15) as make:
+    with making(etcd_endpoint, tmp_path, partitions=32, lease_ttl=15) as make:
         yield make
 
 
@@ -31,7 +31,7 @@ def test_circuit_breaker(programs: Make, tmp_path: Path) -> None:
     settled(*nodes)
 
     served: dict[str, str] = {}
-    for i in range(20):
+    for i in range(40):
         path = f"/customers/customer%20{i}/orders"
         answer = n1.answers((200, ...), "POST", path)
         served.setdefault(answer["node"], path)

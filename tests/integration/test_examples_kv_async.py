@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.fixture
 def programs(etcd_endpoint: str, tmp_path: Path) -> Iterator[Make]:
-    with making(etcd_endpoint, tmp_path, partitions=16, replication_factor=2, lease_ttl=5) as make:
+    with making(etcd_endpoint, tmp_path, partitions=32, replication_factor=2, lease_ttl=5) as make:
         yield make
 
 
