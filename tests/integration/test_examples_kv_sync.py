@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(300)
 def programs(etcd_endpoint: str, tmp_path: Path) -> Iterator[Make]:
     # Two leases that end together, on a machine that is too busy, are more than W - 1: so not the
     # shortest ones.
-    settings = {"partitions": 32, "replication_factor": 3, "lease_ttl": 8}
+    settings = {"partitions": 32, "replication_factor": 3, "lease_ttl": 10}
     with making(etcd_endpoint, tmp_path, **settings) as make:
         yield make
 
