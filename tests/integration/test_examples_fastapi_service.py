@@ -90,11 +90,11 @@ def test_fastapi_service(programs: Make) -> None:
     # A newcomer takes over what has been counted: nobody gets more than his share.
     n4.start()
     members(*nodes)
-    answers = {client: counted(n2, client) for client in clients}
-    assert {status for status, _ in answers.values()} == {429}, answers
-    moved = {client for client, (_, node) in answers.items() if node == "n4"}
+    after = {client: counted(n2, client) for client in clients}
+    assert {status for status, _ in after.values()} == {429}, after
+    moved = {client for client, (_, node) in after.items() if node == "n4"}
     assert moved
-    assert all(node in (owners[client], "n4") for client, (_, node) in answers.items())
+    assert all(node in (owners[client], "n4") for client, (_, node) in after.items())
 
     # A crash: its clients wait for the lease, and begin anew at others. Nobody else notices.
     owned = {client: counted(n2, client)[1] for client in clients}
