@@ -168,7 +168,8 @@ def try_cell(cell: Cell, wheel: Path, work: Path) -> str:
     run([python, "-m", "pip", "install", *quiet, *requirements], cwd=home, timeout=600)
     versions = run([python, "-c", WHAT_IS_THERE], cwd=tests, timeout=60).strip()
     # The floors bring an anyio whose plugin, which nothing here uses, the newest pytest warns of.
-    pytest = [str(bin_dir / "pytest"), "-p", "no:anyio", "-q", "-n", "2", "-m", "not repository"]
+    # By `python -m`, so that the copy is where tests look for each other, and for tools/.
+    pytest = [python, "-m", "pytest", "-p", "no:anyio", "-q", "-n", "2", "-m", "not repository"]
     run([*pytest, "tests/unit", "tests/contract"], cwd=tests, timeout=600)
     run([str(bin_dir / "clusterkit"), "demo", "--json"], cwd=tests, timeout=180)
     return versions
