@@ -10,8 +10,10 @@ from ..planning import NodeLoad, Plan, PlannedMove, PlannedNode
 from .balance import Placed, place
 from .hashing import partition_id
 from .membership import State
+from .ownership import barred
 from .placement import Candidate, Row
 from .records import ClusterConfig
+from .spread import balance_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,10 @@ class Layout:
 
     def place(self) -> Placed:
         """The assignment."""
-        free = [n for n in self.nodes if n not in self.cordoned]
-        if not any(self.nodes[n].weight for n in free):
-            free = [*self.nodes]  # a cordon that leaves nobody is ignored; see ``ownership``
+        nodes = self.nodes.items()
+        out = barred(self.cordoned, (n for n, node in nodes if node.weight))
         return place(
-            [Candidate(n, self.nodes[n].weight, self.nodes[n].zone) for n in free],
+            [Candidate(n, node.weight, node.zone) for n, node in nodes if n not in out],
             partitions=self.config.partitions,
             replication_factor=self.config.replication_factor,
             cluster_seed=self.config.seed,
@@ -148,9 +149,5 @@ def forecast(layout: Layout, alteration: Alteration) -> Plan:
 
 
 def _loads(nodes: Iterable[str], rows: Sequence[Row]) -> dict[str, NodeLoad]:
-    primaries = dict.fromkeys(sorted(nodes), 0)
-    replicas = dict(primaries)
-    for row in rows:
-        for place_in_row, node_id in enumerate(row):
-            (replicas if place_in_row else primaries)[node_id] += 1
-    return {n: NodeLoad(primaries[n], replicas[n]) for n in primaries}
+    found = balance_of(rows)
+    return {n: NodeLoad(found.primaries.get(n, 0), found.replicas.get(n, 0)) for n in sorted(nodes)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..events import Role
@@ -97,19 +97,22 @@ class Assignment:
         return self.rows
 
 
-def _barred(state: State) -> Collection[str]:
-    """Whom a cordon keeps from holding anything; nobody if none with a weight would be left.
+def barred(cordons: Collection[str], holders: Iterable[str]) -> Collection[str]:
+    """Whom cordons keep from holding anything; nobody if none of those that can hold is left.
 
     A cordon is to move data away: where there is nowhere to move it to, it would be lost instead.
+
+    Args:
+        cordons: The ids of the cordoned nodes.
+        holders: The ids of all nodes that may hold anything otherwise.
     """
-    cordons = state.cordons
-    if not cordons:
-        return ()
-    left = any(
-        m.node.weight and m.node.state == "active" and node_id not in cordons
-        for node_id, m in state.members.items()
-    )
-    return cordons.keys() if left else ()
+    return cordons if cordons and any(n not in cordons for n in holders) else ()
+
+
+def _barred(state: State) -> Collection[str]:
+    members = state.members.items()
+    holders = (n for n, m in members if m.node.weight and m.node.state == "active")
+    return barred(state.cordons.keys(), holders)
 
 
 def _candidate(member: NodeRecord, barred: Collection[str]) -> Candidate:
