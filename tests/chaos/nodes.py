@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from tests.support.processes import pause
+
 from .proxies import Proxy
 from .records import Record, Recorder, Tail, now
 
@@ -101,8 +103,7 @@ class Life:
         self._say("stop")
 
     def pause(self) -> None:
-        self._process.send_signal(signal.SIGSTOP)
-        os.waitpid(self._process.pid, os.WUNTRACED)
+        pause(self._process)
         self.stopped = True
 
     def resume(self) -> None:

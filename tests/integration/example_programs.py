@@ -12,11 +12,12 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from clusterkit.testing.embedded import free_port
+from tests.support.processes import pause
 
 from .support import REPOSITORY
 
@@ -45,11 +46,12 @@ class Program:
         }
         self.environment |= {name: str(value) for name, value in variables.items()}
 
-    def start(self) -> Program:
+    def start(self, **more: object) -> Program:
+        given = {name: str(value) for name, value in more.items()}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", self.module],
-                env=self.environment,
+                env=self.environment | given,
                 stdout=log,
                 stderr=log,
                 cwd=self.home,
@@ -59,6 +61,13 @@ class Program:
     def send(self, number: signal.Signals) -> None:
         assert self.process is not None
         self.process.send_signal(number)
+
+    def pause(self) -> None:
+        assert self.process is not None
+        pause(self.process)
+
+    def wake(self) -> None:
+        self.send(signal.SIGCONT)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ends it; a server of uvicorn ends by the very signal, after it has cleaned up."""
@@ -70,6 +79,15 @@ class Program:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+    def has_open(self, file: Path) -> int:
+        """How often it has a file open."""
+        assert self.process is not None
+        found = 0
+        for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
+            with suppress(OSError):  # closed in the meantime
+                found += link.readlink() == file
+        return found
 
     @property
     def text(self) -> str:
@@ -111,14 +129,21 @@ class Program:
         finally:
             connection.close()
 
-    def answers(self, wanted: tuple[int, Any], method: str, path: str, body: str = "") -> Any:
+    def answers(
+        self,
+        wanted: tuple[int, Any],
+        method: str,
+        path: str,
+        body: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> Any:
         """Asks until this is the answer, or begins with this status and ``...``; the document."""
         seen: list[tuple[int, Any]] = []
 
         def answered() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, self.text
-            seen[:] = [self.ask(method, path, body)]
+            seen[:] = [self.ask(method, path, body, headers)]
             return seen[0] == wanted or (seen[0][0], ...) == wanted
 
         until(answered, lambda: f"{self.node_id}: {method} {path} is still {seen}\n{self.text}")

@@ -38,6 +38,7 @@ from clusterkit.core.keys import Keys
 from clusterkit.etcd.store import EtcdStore
 from clusterkit.hooks import HookKind
 from clusterkit.ports import Put, RangeResult, Txn
+from tests.support.processes import pause
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)
@@ -258,7 +259,7 @@ class NodeProcess:
 
     def freeze(self) -> None:
         """SIGSTOP, until ``thaw``."""
-        self._process.send_signal(signal.SIGSTOP)
+        pause(self._process)
 
     def thaw(self) -> None:
         self._process.send_signal(signal.SIGCONT)

@@ -18,6 +18,7 @@ import pytest
 
 import clusterkit
 from clusterkit.testing.embedded import EmbeddedEtcd, free_port
+from tests.support.processes import pause
 
 PROGRAM = Path(__file__).parents[2] / "examples" / "quickstart" / "app.py"
 PATIENCE_SECONDS = 40.0
@@ -177,7 +178,7 @@ def test_a_node_that_was_paused_never_gives_out_an_old_value(apps: list[App]) ->
         n1.put(key, value)
 
     assert n2.process is not None
-    n2.process.send_signal(signal.SIGSTOP)
+    pause(n2.process)
     try:
         n1.settle("n1", "n3")
         n3.settle("n1", "n3")

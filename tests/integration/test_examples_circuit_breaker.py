@@ -48,7 +48,7 @@ def test_circuit_breaker(programs: Make, tmp_path: Path) -> None:
     n1.answers((200, ...), "POST", served["n2"])
 
     # n3 hangs, and nobody knows: three calls run into their time-outs, the others do not.
-    n3.send(signal.SIGSTOP)
+    n3.pause()
     try:
         for _ in range(3):
             status, answer = n1.ask("POST", served["n3"])
@@ -59,7 +59,7 @@ def test_circuit_breaker(programs: Make, tmp_path: Path) -> None:
         assert (status, answer["detail"]) == (503, "the breaker for n3 is open: 3 failures")
         assert time.monotonic() - began < 0.9, "it has waited for n3"
     finally:
-        n3.send(signal.SIGCONT)
+        n3.wake()
     n1.answers((200, ...), "POST", served["n3"])
     says(n1, "n3", "closed")
 

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clusterkit.testing.embedded import free_port
-
-from .support import REPOSITORY, Cluster
+from .example_programs import SECONDS, Make, Program, making, until
+from .support import REPOSITORY
 
 # Up to three processes beside a server, with databases on a disk that others write to as well.
 pytestmark = pytest.mark.timeout(180)
-
-SECONDS = 60.0
-"""For what must happen; a busy machine is no failure."""
 
 PROGRAMS = REPOSITORY / "examples" / "hooks"
 PARTITIONS = 4
@@ -34,138 +26,16 @@ MANY_PARTITIONS = 32
 """So many that each of three nodes has some, and not all: where they come to lie is by chance."""
 
 
-class Program:
-    """One node that runs an example, told all by variables, as a user would."""
-
-    def __init__(
-        self, name: str, node_id: str, cluster: Cluster, home: Path, partitions: int
-    ) -> None:
-        self.name, self.node_id, self.home = name, node_id, home
-        self.port = free_port()
-        self.log = home / f"{node_id}.log"
-        self.process: subprocess.Popen[bytes] | None = None
-        # A user's own settings must not reach it.
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("CLUSTERKIT_")}
-        self.environment |= {
-            "PYTHONPATH": str(REPOSITORY),
-            "CLUSTERKIT_ENDPOINTS": str(cluster.defaults["endpoints"]),
-            "CLUSTERKIT_PREFIX": cluster.defaults["prefix"],
-            "CLUSTERKIT_NODE_ID": node_id,
-            "CLUSTERKIT_ADDRESS": f"127.0.0.1:{self.port}",
-            "CLUSTERKIT_PARTITIONS": str(partitions),
-            "CLUSTERKIT_REPLICATION_FACTOR": "2",
-            "CLUSTERKIT_LEASE_TTL": "2",
-            "CLUSTERKIT_SETTLE_TIME": "50ms",
-        }
-
-    def start(self, **more: object) -> Program:
-        given = {name: str(value) for name, value in more.items()}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, str(PROGRAMS / f"{self.name}.py")],
-                env=self.environment | given,
-                stdout=log,
-                stderr=log,
-                cwd=self.home,
-            )
-        return self
-
-    def send(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Ends it; a server of uvicorn ends by the very signal, after it has cleaned up."""
-        assert self.process is not None
-        self.send(number)
-        assert self.process.wait(SECONDS) in (0, -number), self.text
-
-    def clean_up(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-    def has_open(self, file: Path) -> int:
-        """How often it has a file open."""
-        assert self.process is not None
-        found = 0
-        for link in Path(f"/proc/{self.process.pid}/fd").iterdir():
-            with suppress(OSError):  # closed in the meantime
-                found += link.readlink() == file
-        return found
-
-    @property
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def found(self, pattern: str) -> list[Any]:
-        """What the pattern, or its group, matches in the log so far."""
-        return re.findall(pattern, self.text)
-
-    def says(self, pattern: str, times: int = 1) -> list[Any]:
-        """Waits until it is in the log, that often."""
-
-        def said() -> bool:
-            assert self.process is not None
-            assert self.process.poll() is None, self.text
-            return len(self.found(pattern)) >= times
-
-        until(said, lambda: f"{self.node_id} said no {times} of {pattern!r}:\n{self.text}")
-        return self.found(pattern)
-
-    def ask(self, method: str, path: str, value: object = None) -> tuple[int, Any]:
-        """One request; status 0 if nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            headers = {"Content-Type": "application/json"}
-            connection.request(method, path, json.dumps(value), headers)
-            answer = connection.getresponse()
-            body = answer.read()
-            found = answer.headers.get_content_type() == "application/json"
-            return answer.status, json.loads(body) if found else body.decode()
-        except (OSError, http.client.HTTPException) as error:
-            return 0, repr(error)
-        finally:
-            connection.close()
-
-    def answers(self, wanted: tuple[int, Any], method: str, path: str, value: object = None) -> Any:
-        """Asks until this is the answer, or begins with this status and ``...``; the document."""
-        seen: list[tuple[int, Any]] = []
-
-        def answered() -> bool:
-            seen[:] = [self.ask(method, path, value)]
-            return seen[0] == wanted or (seen[0][0], ...) == wanted
-
-        until(answered, lambda: f"{self.node_id}: {method} {path} is still {seen}\n{self.text}")
-        return seen[0][1]
-
-
-def until(predicate: Callable[[], bool], told: Callable[[], str]) -> None:
-    """Asks again until it is so; ``told`` is what the failure says."""
-    deadline = time.monotonic() + SECONDS
-    while not predicate():
-        assert time.monotonic() < deadline, told()
-        time.sleep(0.02)
-
-
 @pytest.fixture
-def programs(threads_cluster: Cluster, tmp_path: Path) -> Iterator[Callable[..., list[Program]]]:
-    """Makes programs that have not been started: of one example, with these node ids."""
-    with ExitStack() as ends:
-
-        def make(name: str, *node_ids: str, partitions: int = PARTITIONS) -> list[Program]:
-            made = [
-                Program(name, node_id, threads_cluster, tmp_path, partitions)
-                for node_id in node_ids
-            ]
-            for program in made:
-                ends.callback(program.clean_up)
-            return made
-
+def programs(etcd_endpoint: str, tmp_path: Path) -> Iterator[Make]:
+    settings = {"partitions": PARTITIONS, "replication_factor": 2, "lease_ttl": 2}
+    with making(etcd_endpoint, tmp_path, **settings) as make:
         yield make
 
 
-Make = Callable[..., list[Program]]
+def as_json(value: object) -> dict[str, Any]:
+    """For ``ask``: this as the body."""
+    return {"body": json.dumps(value), "headers": {"Content-Type": "application/json"}}
 
 
 def rows(database: Path, query: str) -> list[tuple[Any, ...]]:
@@ -184,7 +54,9 @@ def test_there_is_a_test_for_each_program() -> None:
 
 def test_node_id(programs: Make) -> None:
     """For each copy one node fetches, those that it names give, and the others do nothing."""
-    n1, n2, n3 = nodes = programs("node_id", "n1", "n2", "n3", partitions=MANY_PARTITIONS)
+    n1, n2, n3 = nodes = programs(
+        "hooks.node_id", "n1", "n2", "n3", CLUSTERKIT_PARTITIONS=MANY_PARTITIONS
+    )
     n1.start().says("rebalance complete")
     for newcomer in (n2, n3):
         newcomer.start().says("this node has joined: it is one of")
@@ -220,7 +92,7 @@ def test_node_id(programs: Make) -> None:
 
 
 def test_errors(programs: Make, tmp_path: Path) -> None:
-    (n1, n2) = programs("errors", "n1", "n2")
+    (n1, n2) = programs("hooks.errors", "n1", "n2")
     missing = tmp_path / "missing"
     n1.start(SNAPSHOTS=missing, DEPARTURES=tmp_path / "nowhere" / "departures.log")
     # The volume is not there: two retries, then owed, and the cluster is degraded.
@@ -254,7 +126,7 @@ def test_errors(programs: Make, tmp_path: Path) -> None:
 
 
 def test_timeouts(programs: Make, tmp_path: Path) -> None:
-    (n1,) = programs("timeouts", "n1")
+    (n1,) = programs("hooks.timeouts", "n1")
     script, pids, data = (tmp_path / name for name in ("copy.sh", "pids", "data"))
     data.mkdir()
 
@@ -290,7 +162,7 @@ def alive(pid: int) -> bool:
 
 def test_idempotent(programs: Make, tmp_path: Path) -> None:
     """Seen by two nodes, delivered again and again, counted once."""
-    nodes = programs("idempotent", "n1", "n2")
+    nodes = programs("hooks.idempotent", "n1", "n2")
     database, outbox = tmp_path / "moves.db", tmp_path / "outbox"
     # The announcement fails after the count is committed: the hook runs twice, and comes again.
     for node in nodes:
@@ -315,7 +187,7 @@ def test_idempotent(programs: Make, tmp_path: Path) -> None:
 
 def test_ownership(programs: Make, tmp_path: Path) -> None:
     many = 16  # not one node's all, and not too much work for a disk
-    n1, n2 = programs("ownership", "n1", "n2", partitions=many)
+    n1, n2 = programs("hooks.ownership", "n1", "n2", CLUSTERKIT_PARTITIONS=many)
     database = tmp_path / "work.db"
     with closing(sqlite3.connect(database)) as db:
         db.execute("PRAGMA journal_mode = WAL")  # a process that is paused must lock nobody out
@@ -351,9 +223,9 @@ def test_ownership(programs: Make, tmp_path: Path) -> None:
     with closing(sqlite3.connect(database, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")  # from here on nobody's step comes to an end
         until(lambda: n1.has_open(database) >= owned(n1) > 0, lambda: n1.text)
-        n1.send(signal.SIGSTOP)
+        n1.pause()
     settle("n2")
-    n1.send(signal.SIGCONT)
+    n1.wake()
     n1.says("the storage refused a step for partition-")
     settle("n1", "n2")
     n1.end(signal.SIGTERM)
@@ -370,9 +242,11 @@ def test_ownership(programs: Make, tmp_path: Path) -> None:
     assert len(seen) == many
 
 
-def test_rejoin(programs: Make, threads_cluster: Cluster) -> None:
+def test_rejoin(programs: Make) -> None:
     """Killed and back, then paused and back: what a node tells is never old."""
-    n1, n2, n3 = nodes = programs("rejoin", "n1", "n2", "n3", partitions=MANY_PARTITIONS)
+    n1, n2, n3 = nodes = programs(
+        "hooks.rejoin", "n1", "n2", "n3", CLUSTERKIT_PARTITIONS=MANY_PARTITIONS
+    )
     for node in nodes:
         node.start()
     settled(*nodes)
@@ -385,7 +259,7 @@ def test_rejoin(programs: Make, threads_cluster: Cluster) -> None:
 
         def all_written() -> bool:
             for key in sorted(left):
-                if any(node.ask("PUT", f"/keys/{key}", value)[0] == 200 for node in via):
+                if any(node.ask("PUT", f"/keys/{key}", **as_json(value))[0] == 200 for node in via):
                     left.discard(key)
             return not left
 
@@ -413,13 +287,13 @@ def test_rejoin(programs: Make, threads_cluster: Cluster) -> None:
     settled(n1, n2)
     write("second", n1, n2)
     # Now each has everything. One is paused while the other one comes back.
-    n1.send(signal.SIGSTOP)
+    n1.pause()
     settled(n2)
     n3.start().says("away for .*: 0 partitions are cleared")
     settled(n2, n3)
     read("second", n2, n3)
     write(None, n2, n3)
-    n1.send(signal.SIGCONT)
+    n1.wake()
     read(None, *nodes)
     n1.says(f"away for .*: {MANY_PARTITIONS} partitions are cleared")
     settled(*nodes)
@@ -442,19 +316,19 @@ def settled(*nodes: Program) -> None:
 
 
 def test_circuit_breaker(programs: Make) -> None:
-    n1, n2 = programs("circuit_breaker", "n1", "n2")
+    n1, n2 = programs("hooks.circuit_breaker", "n1", "n2")
     for node in (n1, n2):
         node.start(COOL_DOWN_SECONDS=0.5)
     for node in (n1, n2):
         node.answers((200, {"members": ["n1", "n2"]}), "GET", "/ready")
-    assert n1.ask("POST", "/orders", "tea") == (200, {"number": 1})
+    assert n1.ask("POST", "/orders", **as_json("tea")) == (200, {"number": 1})
     # One of two is no majority.
     n2.end(signal.SIGKILL)
-    reasons = n1.answers((503, ...), "POST", "/orders", "coffee")["detail"]
+    reasons = n1.answers((503, ...), "POST", "/orders", **as_json("coffee"))["detail"]
     assert "only 1 of 2 nodes are healthy" in reasons
     assert n1.ask("GET", "/orders")[0] == 200
     n2.start(COOL_DOWN_SECONDS=0.5)
-    n1.answers((200, ...), "POST", "/orders", "milk")
+    n1.answers((200, ...), "POST", "/orders", **as_json("milk"))
     assert n1.says(r"(critical|healthy), unhealthy: \S+, breaker open: True", 2) == [
         "critical",
         "healthy",
@@ -464,7 +338,7 @@ def test_circuit_breaker(programs: Make) -> None:
 
 
 def test_metrics(programs: Make) -> None:
-    well, broken = programs("metrics", "n1", "n2")
+    well, broken = programs("hooks.metrics", "n1", "n2")
 
     def values(node: Program) -> dict[str, float]:
         status, text = node.ask("GET", "/metrics")

@@ -69,13 +69,13 @@ def test_kv_async(programs: Make) -> None:
     # A replica that is paused holds nobody up; when it wakes within its lease it gets what it
     # missed. (Here both survivors write, and each is the replica of what the paused one has.)
     of_n1 = [key for key, node in primaries.items() if node == "n1"]
-    n2.send(signal.SIGSTOP)
+    n2.pause()
     try:
         for key in of_n1:
             assert n1.ask("PUT", f"/keys/{key}", "second")[0] == 200
         assert n1.ask("GET", "/lag")[1] > 0
     finally:
-        n2.send(signal.SIGCONT)
+        n2.wake()
     passed_on(n1)
     settled(*nodes)
     for key in of_n1:

@@ -218,11 +218,11 @@ def test_a_quorum_answers_with_what_is_newest(programs: Make) -> None:
     # with what the others say, and what it held is gone.
     paused = holders[0]
     others = [node for node in nodes if node is not paused]
-    paused.send(signal.SIGSTOP)
+    paused.pause()
     settled(*others)
     nodes = others
     written("black")
-    paused.send(signal.SIGCONT)
+    paused.wake()
     status, answer = paused.ask("GET", "/keys/colour")
     assert (status, answer.get("value")) in ((200, "black"), (503, None)), answer
     paused.says(r"away for \S+: [1-9]\d* partitions cleared")

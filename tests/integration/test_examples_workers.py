@@ -72,10 +72,10 @@ def test_workers(programs: Make, tmp_path: Path) -> None:
         db.execute("BEGIN IMMEDIATE")
         owned = {p for p, new in n1.found(r"(partition-\d+): \w+ -> (\w+)") if new == "primary"}
         assert owned
-        until(lambda: opened(n1.process, database) >= 2, lambda: n1.text)
-        n1.send(signal.SIGSTOP)
+        until(lambda: n1.has_open(database) >= 2, lambda: n1.text)
+        n1.pause()
     run_by("n3")
-    n1.send(signal.SIGCONT)
+    n1.wake()
     n1.says("refused: the database has seen a newer epoch of partition-")
     n2.start()
     run_by("n1", "n2", "n3")
@@ -94,14 +94,3 @@ def test_workers(programs: Make, tmp_path: Path) -> None:
             assert next_epoch > epoch or (next_epoch, next_who) == (epoch, who), job
     for node in nodes:
         assert node.found("Traceback") == []
-
-
-def opened(process: Any, file: Path) -> int:
-    """How often a process has a file open."""
-    found = 0
-    for link in Path(f"/proc/{process.pid}/fd").iterdir():
-        try:
-            found += link.readlink() == file
-        except OSError:  # closed in the meantime
-            continue
-    return found

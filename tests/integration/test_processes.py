@@ -16,6 +16,7 @@ import pytest
 
 from clusterkit import NodeLeaveEvent
 from clusterkit.testing import EmbeddedEtcd
+from tests.support.processes import pause
 
 from .support import REPOSITORY, SECONDS, Cluster, Recorder, agree, eventually
 
@@ -212,7 +213,7 @@ def test_a_stopped_process_does_not_answer_from_the_past(
         assert owned == "True"
         peer = threads_cluster.node("peer", hooks=recorder, replication_factor=1)
         agree([peer])
-        program.process.send_signal(signal.SIGSTOP)
+        pause(program.process)
         assert recorder.one(NodeLeaveEvent).reason == "health_check_failure"
         woken = time.monotonic()
         program.process.send_signal(signal.SIGCONT)

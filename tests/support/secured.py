@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import signal
 import socket
 import subprocess
 import urllib.request
@@ -13,6 +11,7 @@ from pathlib import Path
 
 from clusterkit.testing.embedded import find_etcd, free_port
 from tests.integration.support import eventually
+from tests.support.processes import pause
 
 TIMEOUT = 10.0
 SERVER_NAME = "etcd.example"
@@ -109,8 +108,7 @@ class Relay:
 
     def pause(self) -> None:
         """Freezes it (SIGSTOP): connections stay, and nothing answers."""
-        self._process.send_signal(signal.SIGSTOP)
-        os.waitpid(self._process.pid, os.WUNTRACED)
+        pause(self._process)
 
     def close(self) -> None:
         """SIGKILL; idempotent."""
