@@ -20,7 +20,7 @@ from .config import Options, OptionsDict, balance_percent_of
 from .core.forecast import Alteration, Layout
 from .core.hashing import partition_index
 from .engine.checks import HealthCheck
-from .engine.runner import Attendant
+from .engine.runner import Attendant, Runner
 from .engine.snapshot import Snapshot
 from .errors import (
     ClusterKitError,
@@ -438,13 +438,13 @@ class KitBase(Hooks):
             self._admin = Admin(self)
         return self._admin
 
-    def _end(self, timeout: Duration | None) -> Future[None] | None:
-        """Asks the run to stop; the future of its end, None if there never was one."""
+    def _end(self, timeout: Duration | None) -> Runner | None:
+        """Asks the run to stop, and gives it, to wait for; None if there never was one."""
         run = self._run
         if run is None or run.runner.forked:
             return None
         run.runner.request_stop(run.stop_timeout if timeout is None else seconds_of(timeout))
-        return run.runner.ended
+        return run.runner
 
     def _when_ready(self) -> Future[None]:
         return self._running().runner.when(lambda _: self.readiness().ready)

@@ -67,9 +67,10 @@ class ClusterKit(KitBase):
         and waited for, up to ``timeout`` seconds (``drain_timeout`` unless given). Called inside a
         hook it only asks for the stop, since it would else wait for its own caller.
         """
-        ended = self._end(timeout)
-        if ended is not None and not in_hook():
-            await asyncio.shield(asyncio.wrap_future(ended))
+        run = self._end(timeout)
+        if run is not None and not in_hook():
+            await asyncio.shield(asyncio.wrap_future(run.ended))
+            run.join()
 
     async def wait_ready(self, timeout: Duration | None = None) -> None:
         """Waits until ``readiness().ready``: joined, not fenced, the initial copies done.
@@ -106,7 +107,9 @@ class ClusterKit(KitBase):
         Raises:
             KitStateError: The kit was never started.
         """
-        await asyncio.shield(asyncio.wrap_future(self._running().runner.ended))
+        run = self._running().runner
+        await asyncio.shield(asyncio.wrap_future(run.ended))
+        run.join()
 
     async def rebalance(self, reason: str = "") -> int:
         """Asks every node to deliver again what its hooks are owed.

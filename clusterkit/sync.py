@@ -58,9 +58,10 @@ class ClusterKit(KitBase):
         and waited for, up to ``timeout`` seconds (``drain_timeout`` unless given). Called inside a
         hook it only asks for the stop, since it would else wait for its own caller.
         """
-        ended = self._end(timeout)
-        if ended is not None and not in_hook():
-            ended.result()
+        run = self._end(timeout)
+        if run is not None and not in_hook():
+            run.ended.result()
+            run.join()
 
     def wait_ready(self, timeout: Duration | None = None) -> None:
         """Waits until ``readiness().ready``: joined, not fenced, the initial copies done.
@@ -96,9 +97,11 @@ class ClusterKit(KitBase):
     def wait_stopped(self, timeout: Duration | None = None) -> bool:
         """Waits until the kit has stopped, whoever asked for it; False if it has not in time."""
         try:
-            self._running().runner.ended.result(None if timeout is None else seconds_of(timeout))
+            run = self._running().runner
+            run.ended.result(None if timeout is None else seconds_of(timeout))
         except TimeoutError:
             return False
+        run.join()
         return True
 
     def rebalance(self, reason: str = "") -> int:

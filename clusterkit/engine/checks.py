@@ -122,7 +122,8 @@ class Checks:
             self._cancel(run)
         if self._thread is not None:
             self._thread.join(timeout)
-        self._workers.close()
+        # A thread in a check that does not end is left alone.
+        self._workers.close(0.0 if any(not run.on_loop for run in runs) else timeout)
         self._loop.close(timeout)
 
     # -- the thread that keeps the times -----------------------------------------------------

@@ -29,7 +29,7 @@ from ..errors import ClusterKitError
 from ..hooks import HookCancelledError
 from .drivers import Drivers
 from .jobs import OUT_OF_TIME, Job
-from .loops import HookLoop
+from .loops import LAST_WORDS_SECONDS, HookLoop
 from .runs import Run, is_coroutine_hook, this_run
 from .workers import Workers
 
@@ -175,7 +175,8 @@ class Executors:
             # Ends wake this at once; now and then it looks at the loop as well.
             with contextlib.suppress(Empty):
                 self._ends.get(timeout=min(left, 0.2))
-        self._workers.close()
+        # A thread in a hook that does not end is left alone.
+        self._workers.close(0.0 if self._runs else LAST_WORDS_SECONDS)
         if own is not None and own.on_loop:
             self._last_on_loop = own
         else:

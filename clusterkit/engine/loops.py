@@ -8,7 +8,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-_LAST_WORDS_SECONDS = 1.0
+LAST_WORDS_SECONDS = 1.0
+"""For a thread that has nothing more to do, to be gone."""
 
 
 class HookLoop:
@@ -73,7 +74,7 @@ class HookLoop:
         with contextlib.suppress(RuntimeError):  # it has been closed before
             self._loop.call_soon_threadsafe(self._loop.stop)
         if self._private is not threading.current_thread():
-            self._private.join(timeout + _LAST_WORDS_SECONDS)
+            self._private.join(timeout + LAST_WORDS_SECONDS)
 
 
 def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
@@ -84,7 +85,7 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
         for task in tasks:
             task.cancel()
         if tasks:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=_LAST_WORDS_SECONDS))
+            loop.run_until_complete(asyncio.wait(tasks, timeout=LAST_WORDS_SECONDS))
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         loop.close()

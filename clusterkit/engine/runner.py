@@ -148,6 +148,7 @@ class Runner:
             tell=self._queue.put,
         )
         self._stopping = False
+        self._leaver: threading.Thread | None = None
         self._held: tuple[int, ...] = ()
         self._errands: Errands | None = None
         self._watcher: Watcher | None = None
@@ -220,6 +221,7 @@ class Runner:
         except BaseException:
             self.request_stop(0.0)
             self.ended.result()
+            self.join()
             if self.failure is not None:
                 raise self._stopped() from self.failure
             raise
@@ -228,6 +230,11 @@ class Runner:
         """Asks the node to leave. Returns at once; safe in a signal handler and in a hook."""
         self._presence.cancel()
         self._queue.put(Stop(timeout))
+
+    def join(self) -> None:
+        """After ``ended``, which the runner's thread says with its last words: until it is gone."""
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
+            self._thread.join(_JOIN_SECONDS)
 
     def when(self, predicate: Callable[[Snapshot], bool]) -> Future[None]:
         """A future that is done when the predicate first holds; it fails if the run ends before."""
@@ -413,6 +420,8 @@ class Runner:
                 self._break_down(e)
                 self.request_stop(0.0)
         self._finish()
+        if self._leaver is not None:
+            self._leaver.join(_JOIN_SECONDS)
 
     def _break_down(self, defect: Exception) -> None:
         # A node that cannot follow the cluster must not go on serving a view of the past.
@@ -546,9 +555,11 @@ class Runner:
             except Exception as e:
                 self._break_down(e)
         try:
-            threading.Thread(
+            leaver = threading.Thread(
                 target=self._leave, args=(message.timeout,), name="clusterkit-stop", daemon=True
-            ).start()
+            )
+            leaver.start()
+            self._leaver = leaver
         except RuntimeError as e:
             # The interpreter ends: what leaves at its exit does the rest.
             logger.debug("no thread can be started to leave on: %s", e)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
@@ -31,6 +33,7 @@ class Workers(Generic[T]):
         self._numbers = itertools.count(1)
         self._queue: SimpleQueue[T | None] = SimpleQueue()
         self._lock = threading.Lock()
+        self._threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         # Threads that wait for an item and are not yet counted on for one in the queue.
         self._idle = 0
         self._closed = False
@@ -46,17 +49,25 @@ class Workers(Generic[T]):
                 self._idle -= 1
                 self._queue.put(item)
                 return
-        threading.Thread(
+        thread = threading.Thread(
             target=self._work, args=(item,), name=f"{self._name}-{next(self._numbers)}", daemon=True
-        ).start()
-
-    def close(self) -> None:
-        """Ends the idle threads, and the others when they are done."""
+        )
         with self._lock:
+            self._threads.add(thread)
+        thread.start()
+
+    def close(self, timeout: float) -> None:
+        """Ends the idle threads, and the others when they are done; waits that long for it."""
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            started = list(self._threads)
             self._closed = True
             for _ in range(self._idle):
                 self._queue.put(None)
             self._idle = 0
+        for thread in started:
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self, first: T) -> None:
         item: T | None = first

@@ -296,9 +296,10 @@ class LocalCluster(Sequence[LocalKit]):
         """Stops every kit that still runs, and the store. Idempotent."""
         # All of them at once: none is to see the others go, and to mourn for their partitions.
         ends = [k._end(_STOP_SECONDS) for k in (*self._kits, *self._async_kits)]
-        for ended in ends:
-            if ended is not None:
-                ended.result()
+        for run in ends:
+            if run is not None:
+                run.ended.result()
+                run.join()
         if self._server is not None:
             self._server.close()
 

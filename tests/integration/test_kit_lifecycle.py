@@ -176,7 +176,7 @@ def test_it_leaves_nothing_behind(cluster: Cluster) -> None:
     assert kit_threads()
     for member in members:
         member.stop()
-    eventually(lambda: not kit_threads())
+    assert not kit_threads()
     left = [kv.key for kv in cluster.read().kvs if kv.lease]
     assert left == []
     assert not [kv.key for kv in cluster.read(cluster.keys.nodes).kvs]

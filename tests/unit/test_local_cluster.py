@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -259,3 +260,19 @@ def test_nobody_mourns_at_the_end() -> None:
     with LocalCluster(clock=VirtualClock()) as cluster:
         cluster.start(4, setup=lambda kit: kit.on_partition_lost(lost.append))
     assert lost == []
+
+
+def test_a_stop_returns_when_every_thread_is_gone() -> None:
+    """Also those that had only to return: a check for leaked threads may come right after it."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # whoever stops goes on before threads that are ending
+    try:
+        for _ in range(30):
+            kit = memory_kit(partitions=4)
+            kit.on_partition_change(lambda e: None)
+            kit.start()
+            kit.wait_ready(30)
+            kit.stop()
+            assert not our_threads()
+    finally:
+        sys.setswitchinterval(before)
