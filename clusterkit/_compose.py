@@ -298,6 +298,7 @@ def _assemble(
         incarnation=secrets.token_hex(16) if profile is None else profile.incarnation,
         dispatcher=dispatcher,
         settle_seconds=options.settle_time.total_seconds(),
+        overdue_seconds=None if migration_timeout is None else migration_timeout.total_seconds(),
         observer=profile is None,
     )
     context = contextvars.copy_context()

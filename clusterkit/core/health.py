@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 
 from ..events import Status
 from ..model import ClusterHealth
+from .hashing import partition_id
 from .membership import State
 
 UNHEALTHY_RETENTION = timedelta(minutes=10)
 """How long a node whose lease expired is missed: a Deployment's old pods never come back."""
+
+_NAMED = 5
 
 
 def _missed(state: State) -> Iterator[tuple[str, datetime | None]]:
@@ -47,12 +50,34 @@ def retention_ends(state: State, now: datetime) -> timedelta | None:
     return min((UNHEALTHY_RETENTION - a for a in ages if a < UNHEALTHY_RETENTION), default=None)
 
 
-def assess(state: State, *, now: datetime, fenced: bool, owed_failing: bool) -> ClusterHealth:
+def _named(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def assess(
+    state: State,
+    *,
+    now: datetime,
+    fenced: bool,
+    owed_failing: bool,
+    lost: Collection[int] = (),
+    overdue: Collection[str] = (),
+) -> ClusterHealth:
     """The health of the cluster, seen from one node.
 
-    ``critical``: no majority of the known nodes is healthy, or this node is fenced.
-    ``degraded``: a node is unhealthy; or partitions have fewer holders than they should although
-    nodes enough are known; or hooks of this node have failed and are owed. Else ``healthy``.
+    ``critical``: no majority of the known nodes is healthy; or no live node has the data of some
+    partition; or this node is fenced. ``degraded``: a node is unhealthy; or partitions have fewer
+    holders than they should although nodes enough are known; or hooks of this node have failed and
+    are owed; or a node's receipt is overdue. Else ``healthy``.
+
+    Args:
+        state: The cluster.
+        now: The time.
+        fenced: Whether this node is fenced.
+        owed_failing: Whether hooks of this node have failed and are owed.
+        lost: The indexes of the partitions whose data nobody alive has.
+        overdue: The nodes whose receipts are overdue.
     """
     unhealthy = unhealthy_nodes(state, now)
     total = len(state.members.keys() | unhealthy.keys())
@@ -68,6 +93,13 @@ def assess(state: State, *, now: datetime, fenced: bool, owed_failing: bool) -> 
     if owed_failing:
         status = "degraded"
         reasons.append("partition-change hooks of this node have failed and are owed")
+    if overdue:
+        status = "degraded"
+        reasons.append(f"partition-change hooks are overdue on {_named(sorted(overdue))}")
+    if lost:
+        status = "critical"
+        names = [partition_id(index) for index in sorted(lost)]
+        reasons.append(f"no live node has the data of {_named(names)}")
     if 2 * healthy <= total and total:
         status = "critical"
         reasons.append(f"only {healthy} of {total} nodes are healthy")

@@ -229,6 +229,10 @@ class Holdings:
         """Whether the node that gains the partition has kept its copy from before."""
         return self._keepers.get(gain.index, {}).get(gain.node_id) == 0
 
+    def is_anew(self, index: int) -> bool:
+        """Whether nobody had any of it when it was given out, and no holder has it yet."""
+        return index in self._fresh
+
     def to_move(self, gains: Iterable[Gain]) -> tuple[set[int], list[Gain]]:
         """The partitions that must reach the nodes that gain them, which have no copy of before.
 

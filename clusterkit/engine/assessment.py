@@ -10,6 +10,7 @@ from ..events import ClusterHealthEvent
 from ..model import ClusterHealth
 from .delivery import Delivery
 from .effects import INFO, Instant, Outbox
+from .overdue import Overdue
 
 
 class Assessment:
@@ -19,7 +20,15 @@ class Assessment:
         health: The newest; None before the first.
     """
 
-    def __init__(self, delivery: Delivery, out: Outbox, *, node_id: str, incarnation: str) -> None:
+    def __init__(
+        self,
+        delivery: Delivery,
+        out: Outbox,
+        *,
+        node_id: str,
+        incarnation: str,
+        overdue_seconds: float | None,
+    ) -> None:
         self.health: ClusterHealth | None = None
         self._delivery = delivery
         self._out = out
@@ -27,27 +36,63 @@ class Assessment:
         self._incarnation = incarnation
         self._of: tuple[object, ...] = ()
         self._due: float | None = None
+        self._overdue = Overdue(overdue_seconds)
+        self._told: ClusterHealth | None = None
         self._changes = 0
 
     def wake_at(self) -> float | None:
-        """When time alone changes the health: a node that is gone is missed for a while only."""
-        return self._due
+        """When time alone may change the health.
 
-    def assess(self, state: State, *, fenced: bool, tell: bool, at: Instant) -> None:
-        """Takes stock; ``tell`` says whether a change is news."""
+        A node that is gone is missed for a while only, and a receipt is waited for so long.
+        """
+        times = self._due, self._overdue.wake_at()
+        return min((t for t in times if t is not None), default=None)
+
+    def assess(
+        self,
+        state: State,
+        *,
+        lost: frozenset[int],
+        fenced: bool,
+        tell: bool,
+        hold: bool,
+        at: Instant,
+    ) -> None:
+        """Takes stock.
+
+        Args:
+            state: The cluster.
+            lost: The partitions whose data nobody alive has.
+            fenced: Whether this node is fenced.
+            tell: Whether a change is news.
+            hold: Whether more is about to be known, and the news waits for it.
+            at: The time.
+        """
+        self._overdue.follow(state, at.mono)
+        overdue = self._overdue.nodes
         failing = self._delivery.ledger.failing()
         # States share what has not changed: to look at each member for each receipt of another is
         # too much for a large cluster.
-        of = state.members, state.alive, state.history, state.config, fenced, failing
+        of = state.members, state.alive, state.history, state.config, fenced, failing, lost, overdue
         same = len(self._of) == len(of) and all(map(operator.is_, self._of, of))
         if same and (self._due is None or at.mono < self._due):
+            if not hold:
+                self._tell(state, tell, at)
             return
         self._of = of
-        found = health.assess(state, now=at.wall, fenced=fenced, owed_failing=failing)
+        found = health.assess(
+            state, now=at.wall, fenced=fenced, owed_failing=failing, lost=lost, overdue=overdue
+        )
         ends = health.retention_ends(state, at.wall)
         self._due = None if ends is None else at.mono + ends.total_seconds()
-        before, self.health = self.health, found
-        if before is None or not tell:
+        self.health = found
+        if not hold or fenced:
+            self._tell(state, tell, at)
+
+    def _tell(self, state: State, tell: bool, at: Instant) -> None:
+        found = self.health
+        before, self._told = self._told, found
+        if before is None or found is None or before is found or not tell:
             return
         if (before.status, before.unhealthy_node_ids) != (found.status, found.unhealthy_node_ids):
             self._changes += 1

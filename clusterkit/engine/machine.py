@@ -68,6 +68,7 @@ class Machine:
         incarnation: str,
         dispatcher: Dispatcher,
         settle_seconds: float,
+        overdue_seconds: float | None = None,
         observer: bool = False,
     ) -> None:
         self._keys = keys
@@ -86,7 +87,11 @@ class Machine:
             self._delivery, self._out, node_id=node_id, incarnation=incarnation, observer=observer
         )
         self._assessment = Assessment(
-            self._delivery, self._out, node_id=node_id, incarnation=incarnation
+            self._delivery,
+            self._out,
+            node_id=node_id,
+            incarnation=incarnation,
+            overdue_seconds=overdue_seconds,
         )
         self._sign_of_life = SignOfLife(node_id, incarnation)
         self._receipts = Receipts(self.ledger, node_id)
@@ -356,7 +361,14 @@ class Machine:
             self._receipts.give(session, state, self._out)
         stay.follow(state, at)
         tell = stay.live and stay.state is not KitState.DRAINING
-        self._assessment.assess(state, fenced=stay.fenced(state), tell=tell, at=at)
+        self._assessment.assess(
+            state,
+            lost=self._passages.lost,
+            fenced=stay.fenced(state),
+            tell=tell,
+            hold=not settled,  # a change and what is lost by it are one piece of news
+            at=at,
+        )
         if session is not None:
             self._out.add(
                 *self._departures.due(state, at.mono),

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..core import local_events, plan
+from ..core.hashing import partition_index
 from ..core.holdings import Holdings
 from ..core.membership import State
 from ..core.placement import Row
@@ -53,6 +54,7 @@ class Passages:
         self._holdings = Holdings()
         self._told_rows: Sequence[Row] = ()  # with this process's newest roles that it was told of
         self._open: _Passage | None = None
+        self._lost: frozenset[int] = frozenset()
 
     # -- what it is told ---------------------------------------------------------------------
 
@@ -88,15 +90,10 @@ class Passages:
             return
         if passage.assigned:
             self._assigned(passage, at)
-        if passage.new.receipts is passage.old.receipts:
-            return
-        for node_id, receipt in passage.new.receipts.items():
-            if receipt is not passage.old.receipts.get(node_id):
-                for drop in local_events.drop_events(
-                    self._me, node_id, receipt, passage.rows, passage.new, self._holdings, at.wall
-                ):
-                    if self._stay.live:
-                        self._delivery.news("partition_drop", drop, at)
+        if passage.new.receipts is not passage.old.receipts:
+            self._proven(passage, at)
+        if not all(map(self._holdings.is_anew, self._lost)):
+            self._lost = frozenset(filter(self._holdings.is_anew, self._lost))
 
     def tell_roles(self, rows: Sequence[Row], state: State, at: Instant) -> None:
         """Tells how this process's roles differ from those that it was told last."""
@@ -117,6 +114,14 @@ class Passages:
     def settled(self) -> bool:
         """Whether the books are those of the newest state."""
         return self._open is None
+
+    @property
+    def lost(self) -> frozenset[int]:
+        """The partitions whose data nobody alive has; the same object as long as it is so.
+
+        Until one of the new holders has given its receipt: then that is the data.
+        """
+        return self._lost
 
     def wake_at(self) -> float | None:
         """When ``settle()`` is due; None if no passage is open."""
@@ -150,8 +155,23 @@ class Passages:
             return
         self._delivery.gained(gains, passage.causes, rows, new, at)
         self.tell_roles(rows if self._stay.is_mine(new) else (), new, at)
+        found: set[int] = set()
         for lost in local_events.lost_events(
             gains, passage.old_rows, rows, new, self._holdings, at.wall
         ):
+            index = partition_index(lost.partition_id)
+            if index is not None:
+                found.add(index)
             self._out.note(ERROR, "no live node has the data of %s any more", lost.partition_id)
             self._delivery.news("partition_lost", lost, at)
+        if found:
+            self._lost |= found
+
+    def _proven(self, passage: _Passage, at: Instant) -> None:
+        for node_id, receipt in passage.new.receipts.items():
+            if receipt is not passage.old.receipts.get(node_id):
+                for drop in local_events.drop_events(
+                    self._me, node_id, receipt, passage.rows, passage.new, self._holdings, at.wall
+                ):
+                    if self._stay.live:
+                        self._delivery.news("partition_drop", drop, at)

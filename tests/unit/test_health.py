@@ -127,6 +127,18 @@ def test_what_this_node_knows_of_itself() -> None:
     assert len(fenced.reasons) == 2
 
 
+def test_what_is_lost_and_what_is_overdue_are_told_by_name() -> None:
+    state = cluster("abc")
+    found = assess(state, now=NOW, fenced=False, owed_failing=False, overdue=("c", "a"))
+    assert (found.status, found.unhealthy_node_ids) == ("degraded", ())
+    assert found.reasons == ("partition-change hooks are overdue on a, c",)
+    found = assess(state, now=NOW, fenced=False, owed_failing=False, lost={10, 2})
+    assert (found.status, found.unhealthy_node_ids) == ("critical", ())
+    assert found.reasons == ("no live node has the data of partition-2, partition-10",)
+    many = assess(state, now=NOW, fenced=False, owed_failing=False, lost=range(64))
+    assert many.reasons[0].endswith("partition-3, partition-4 and 59 more")
+
+
 def test_fewer_holders_than_asked_for_is_told_if_nodes_enough_are_known() -> None:
     told = "2 nodes for 3 holders a partition"
     missing = cluster("ab", history={"c": EXPIRED}, factor=3)

@@ -128,6 +128,66 @@ def test_a_hook_that_fails_comes_again_when_its_time_has_come(cluster: LocalClus
     assert list(attempts.values()) == [4]
 
 
+def test_lost_data_is_critical_until_a_new_holder_has_begun_anew(cluster: LocalCluster) -> None:
+    broken = threading.Event()
+    told: list[str] = []
+
+    def fetch(event: PartitionChangeEvent) -> None:
+        if broken.is_set():
+            raise ConnectionError("the disk is full")
+
+    a, b, c = cluster.start(
+        3, replication_factor=1, setup=lambda kit: kit.on_partition_change(fetch)
+    )
+    b.on_cluster_health_change(late=True)(lambda e: told.append(e.status))
+    cluster.wait_until(lambda: told)
+    broken.set()
+    a.crash()
+    cluster.advance(11)
+
+    def all_see(status: str) -> bool:
+        return {kit.health().status for kit in (b, c)} == {status}
+
+    cluster.wait_until(lambda: all_see("critical"))
+    for kit in (b, c):
+        lost = [reason for reason in kit.health().reasons if "no live node has" in reason]
+        assert len(lost) == 1
+        assert "the data of partition-" in lost[0]
+    broken.clear()
+    cluster.wait_converged()
+    cluster.wait_until(lambda: all_see("degraded"))
+    for kit in (b, c):
+        assert kit.health().reasons == ("node-1: its lease expired",)
+    cluster.wait_until(lambda: len(told) == 3)
+    assert told == ["healthy", "critical", "degraded"], "one change, one piece of news"
+
+
+def test_a_node_whose_hooks_do_not_succeed_is_overdue_for_all_others(
+    cluster: LocalCluster,
+) -> None:
+    broken = threading.Event()
+
+    def fetch(event: PartitionChangeEvent) -> None:
+        if broken.is_set():
+            raise ConnectionError("the disk is full")
+
+    def setup(kit: LocalKit) -> None:
+        if kit.node_id == "node-2":
+            kit.on_partition_change(fetch)
+
+    a, b = cluster.start(2, migration_timeout=60, setup=setup)
+    broken.set()
+    cluster.kit(migration_timeout=60).start()
+    cluster.wait_until(lambda: b.owed())
+    assert a.health().status == "healthy", "each node has its time"
+    cluster.advance(130)
+    cluster.wait_until(lambda: a.health().status == "degraded")
+    assert a.health().reasons == ("partition-change hooks are overdue on node-2",)
+    broken.clear()
+    cluster.wait_converged()
+    cluster.wait_until(lambda: a.health().status == "healthy")
+
+
 def test_an_answer_that_is_lost_at_the_join_does_no_harm(cluster: LocalCluster) -> None:
     kit = cluster.kit()
     kit.faults.lose_answer("txn")
@@ -273,6 +333,7 @@ def test_a_stop_returns_when_every_thread_is_gone() -> None:
             kit.start()
             kit.wait_ready(30)
             kit.stop()
-            assert not our_threads()
+            left = {thread.name for thread in our_threads()}
+            assert left <= {"clusterkit-memory-leases"}  # the store's, and not the kit's
     finally:
         sys.setswitchinterval(before)
