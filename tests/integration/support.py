@@ -48,6 +48,8 @@ SECONDS = 20.0
 """For what must happen; a busy machine is no failure."""
 
 REPOSITORY = Path(__file__).parents[2]
+PARTITIONS = 64
+"""Each cluster draws its own placement: with so many, each of a few nodes is a primary."""
 _PAUSE = threading.Event()  # never set
 
 
@@ -293,7 +295,7 @@ class Cluster:
             "endpoints": endpoint,
             "prefix": f"/integration/{uuid.uuid4().hex}",
             "cluster": "c",
-            "partitions": 16,
+            "partitions": PARTITIONS,
             "replication_factor": 2,
             "settle_time": 0.05,
             "environ": {},

@@ -18,7 +18,7 @@ from clusterkit.testing import EmbeddedEtcd
 from clusterkit.testing.embedded import find_etcd
 from tests.support.secured import TIMEOUT, gateway, make_users
 
-from .support import Cluster, Recorder, agree, eventually, is_state
+from .support import PARTITIONS, Cluster, Recorder, agree, eventually, is_state
 
 PREFIX = "/clusterkit"
 
@@ -31,7 +31,7 @@ def options(etcd: EmbeddedEtcd, node_id: str, user: str) -> OptionsDict:
         "node_id": node_id,
         "address": f"{node_id}:1",
         "settle_time": 0.05,
-        "partitions": 16,
+        "partitions": PARTITIONS,
         "environ": {},
     }
 

@@ -17,8 +17,8 @@ from .example_programs import SECONDS, Make, making, until
 
 pytestmark = pytest.mark.timeout(240)
 
-PARTITIONS = 24
-JOBS = 40
+PARTITIONS = 36
+JOBS = 60
 """So many that each of three nodes has some: where they come to lie is by chance."""
 
 PERIOD_SECONDS = 1.0

@@ -17,7 +17,7 @@ import pytest
 from clusterkit import KitState, OptionError, StoreError
 from clusterkit.testing import EmbeddedEtcd
 
-from .support import REPOSITORY, SECONDS, Cluster, eventually, kit_threads
+from .support import PARTITIONS, REPOSITORY, SECONDS, Cluster, eventually, kit_threads
 
 
 def free_port() -> int:
@@ -41,7 +41,7 @@ def test_every_member_tells_the_same_cluster(cluster: Cluster) -> None:
     eventually(lambda: len({m.kit.cluster.revision for m in members}) == 1)
     rows = [get(port, "/partitions").json()["partitions"] for port in ports.values()]
     assert rows[0] == rows[1]
-    assert [row["id"] for row in rows[0]] == [f"partition-{i}" for i in range(16)]
+    assert [row["id"] for row in rows[0]] == [f"partition-{i}" for i in range(PARTITIONS)]
     for name, port in ports.items():
         assert get(port, "/ready").status_code == get(port, "/health").status_code == 200
         assert get(port, "/cluster").json()["node"] == name
@@ -95,7 +95,7 @@ def test_with_etcd_down_it_is_not_ready_and_still_answers(own_etcd: EmbeddedEtcd
         assert found.json()["reasons"] == ["fenced: the lease cannot be proven to be alive"]
         assert get(port, "/health").status_code == 200, "no reason to restart the process"
         eventually(lambda: get(port, "/health/detailed").json()["status"] == "critical")
-        assert get(port, "/partitions").json()["total"] == 16
+        assert get(port, "/partitions").json()["total"] == PARTITIONS
         member.stop(0)
 
 

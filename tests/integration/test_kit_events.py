@@ -19,10 +19,10 @@ from clusterkit import (
 from clusterkit import sync as threads
 from clusterkit.hooks import HookKind
 
-from .support import Cluster, Member, Recorder, agree, eventually
+from .support import PARTITIONS, Cluster, Member, Recorder, agree, eventually
 
 NODE_EVENTS = (NodeJoinEvent, NodeRejoinEvent, NodeLeaveEvent)
-ALL = {f"partition-{i}" for i in range(16)}
+ALL = {f"partition-{i}" for i in range(PARTITIONS)}
 
 
 def assert_in_order(recorder: Recorder) -> None:
@@ -81,7 +81,7 @@ def test_the_first_node_bootstraps(cluster: Cluster) -> None:
     assert join.timestamp == join.node.joined_at
     start = recorder.starts[0]
     assert start == recorder.completes[0]
-    assert (start.partitions_to_move, start.nodes_affected) == (16, ("a",))
+    assert (start.partitions_to_move, start.nodes_affected) == (PARTITIONS, ("a",))
     changes = recorder.changes()
     assert {e.partition_id for e in changes} == ALL
     for e in changes:

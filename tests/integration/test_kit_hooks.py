@@ -32,7 +32,7 @@ from clusterkit import (
 )
 from clusterkit import sync as threads
 
-from .support import SECONDS, Cluster, Face, Member, Recorder, agree, eventually
+from .support import PARTITIONS, SECONDS, Cluster, Face, Member, Recorder, agree, eventually
 
 
 class Application:
@@ -201,7 +201,7 @@ def test_a_hook_that_raises_disturbs_nobody(
         assert len(logged) == 1
         assert f"in {name}" in caplog.text  # the line of the traceback
     assert member.kit.stats().hook_failures == 3
-    assert len(recorder.changes()) == 16
+    assert len(recorder.changes()) == PARTITIONS
 
 
 def test_at_most_fifty_at_once_and_urgent_news_is_never_behind_them(
@@ -252,7 +252,7 @@ def test_a_hook_that_blocks_does_not_delay_others(cluster: Cluster) -> None:
     try:
         member.start()
         eventually(lambda: [m.partition_id for m in member.kit.owed()] == ["partition-0"])
-        eventually(lambda: len(recorder.changes()) == 16)
+        eventually(lambda: len(recorder.changes()) == PARTITIONS)
         cluster.node("b")
         eventually(lambda: [e.node.id for e in recorder.of(NodeJoinEvent)] == ["a", "b"])
         assert not member.kit.readiness().ready

@@ -26,7 +26,18 @@ from clusterkit import (
 from clusterkit import sync as threads
 from clusterkit.testing.embedded import free_port
 
-from .support import SECONDS, Cluster, Face, Member, agree, eventually, is_state, kit_threads, soon
+from .support import (
+    PARTITIONS,
+    SECONDS,
+    Cluster,
+    Face,
+    Member,
+    agree,
+    eventually,
+    is_state,
+    kit_threads,
+    soon,
+)
 
 BAD: list[tuple[OptionsDict, str, str]] = [
     ({"node_id": ""}, "node_id", "''"),
@@ -92,7 +103,7 @@ def test_an_unreachable_etcd_fails_fast(face: Face, how: str, silent_port: int) 
 
 @pytest.mark.parametrize(
     "options,ours,stored",
-    [({"partitions": 32}, 32, 16), ({"key_hash": "blake2b"}, "blake2b", "crc32")],
+    [({"partitions": 32}, 32, PARTITIONS), ({"key_hash": "blake2b"}, "blake2b", "crc32")],
 )
 def test_a_cluster_made_with_other_settings_is_not_joined(
     cluster: Cluster, options: OptionsDict, ours: object, stored: object

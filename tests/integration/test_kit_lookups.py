@@ -22,7 +22,7 @@ from clusterkit import (
 )
 from clusterkit import sync as threads
 
-from .support import SECONDS, Cluster, Recorder, agree, eventually, is_state
+from .support import PARTITIONS, SECONDS, Cluster, Recorder, agree, eventually, is_state
 
 KEYS = [f"user:{i}" for i in range(100)]
 
@@ -40,7 +40,7 @@ def test_all_nodes_place_every_key_in_the_same_way(cluster: Cluster) -> None:
         assert list(kit.cluster.nodes) == ["a", "b", "c"]
         assert kit.cluster.replication_factor == 2
         assert kit.cluster.partition_for("user:1") == kit.partition_for("user:1")
-    assert [p.id for p in kits[0].partitions()] == [f"partition-{i}" for i in range(16)]
+    assert [p.id for p in kits[0].partitions()] == [f"partition-{i}" for i in range(PARTITIONS)]
     for p in kits[0].partitions():
         assert p == kits[0].partition(p.id)
         assert len({n.id for n in p.nodes}) == 2
@@ -89,8 +89,10 @@ def test_partitions_that_there_are_not(cluster: Cluster) -> None:
     for call in calls:
         with pytest.raises(UnknownPartitionError, match=r"'user:1' is not a .*partition_for"):
             call("user:1")
-        with pytest.raises(LookupError, match="no partition-16: the cluster has 16 partitions"):
-            call("partition-16")
+        with pytest.raises(
+            LookupError, match=f"no partition-{PARTITIONS}: the cluster has {PARTITIONS} partitions"
+        ):
+            call(f"partition-{PARTITIONS}")
 
 
 def test_guards_follow_ownership(cluster: Cluster) -> None:

@@ -24,7 +24,7 @@ from clusterkit import (
 )
 from clusterkit.testing import EmbeddedEtcd
 
-from .support import Cluster, Recorder, agree, eventually, is_state
+from .support import PARTITIONS, Cluster, Recorder, agree, eventually, is_state
 
 
 def test_fenced_without_etcd_and_an_owner_again_with_it(
@@ -48,7 +48,7 @@ def test_fenced_without_etcd_and_an_owner_again_with_it(
         a.kit.guard("partition-0")
     assert not a.kit.is_primary("partition-0")
     assert a.kit.partition_for("k").primary is not None
-    assert len(a.kit.my_partitions()) == 16
+    assert len(a.kit.my_partitions()) == PARTITIONS
     fenced = recorder.one(FencedEvent)
     assert "keep-alive" in fenced.reason
     health = a.kit.health()
@@ -167,7 +167,7 @@ def test_hooks_go_on_while_etcd_is_away(own_etcd: EmbeddedEtcd, own_cluster: Clu
     own_etcd.stop()
     eventually(is_state(a, KitState.FENCED))
     gate.set()
-    eventually(lambda: len(done) == 16)
+    eventually(lambda: len(done) == PARTITIONS)
     own_etcd.start()
     a.wait_ready()
 

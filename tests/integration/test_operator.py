@@ -39,6 +39,7 @@ from clusterkit.etcd.watch import EtcdWatch
 from clusterkit.ports import WatchBatch
 
 from .support import (
+    PARTITIONS,
     REPOSITORY,
     SECONDS,
     Cluster,
@@ -150,7 +151,7 @@ def test_a_removal_of_who_is_not_there_is_one_line(threads_cluster: Cluster) -> 
     assert len(done.stderr.splitlines()) == 1
     done = remove(threads_cluster, "a")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "removed a at a.test:8000 from c: it held 16 partitions" in done.stdout
+    assert f"removed a at a.test:8000 from c: it held {PARTITIONS} partitions" in done.stdout
 
 
 def test_a_cordoned_node_gives_its_partitions_away_and_takes_them_back(cluster: Cluster) -> None:
@@ -273,8 +274,10 @@ def test_loads_are_bounded_and_what_cannot_be_is_said(
     assert json.loads(done.stdout)["balance"] == 1.0
     agree(members)
     held = {m.kit.node_id: m.holds(m.kit.node_id) for m in members}
-    # 16 partitions of two holders each on four nodes: eight copies a node, four of them primaries.
-    assert {(len(owned), len(replica)) for owned, replica in held.values()} == {(4, 4)}
+    # Two holders of each on four nodes: half of them a node, and half of those as the primary.
+    assert {(len(owned), len(replica)) for owned, replica in held.values()} == {
+        (PARTITIONS // 4, PARTITIONS // 4)
+    }
     assert not [r for r in caplog.records if "bound of 'balance'" in r.message]
     for member in members[1:]:
         member.stop()
@@ -285,7 +288,7 @@ def test_loads_are_bounded_and_what_cannot_be_is_said(
     members[0].stop()
     agree(alive[1:])
     # One node of a zone against two of the other: to spread the copies it has to hold them all.
-    assert len(set().union(*alive[1].holds("x"))) == 16
+    assert len(set().union(*alive[1].holds("x"))) == PARTITIONS
     assert [r.levelname for r in caplog.records if "bound of 'balance'" in r.message]
 
 

@@ -24,7 +24,7 @@ from clusterkit import ClusterKit, OptionError
 from clusterkit.core.keys import Keys
 from clusterkit.testing.embedded import free_port
 
-from .support import REPOSITORY, SECONDS, Cluster, Recorder, eventually
+from .support import PARTITIONS, REPOSITORY, SECONDS, Cluster, Recorder, eventually
 
 PROGRAMS = REPOSITORY / "tests" / "typing" / "programs"
 
@@ -192,7 +192,7 @@ def test_breaker(etcd_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
             CLUSTERKIT_CLUSTER="c",
             CLUSTERKIT_NODE_ID="a",
             CLUSTERKIT_ADDRESS="a.test:1",
-            CLUSTERKIT_PARTITIONS="16",
+            CLUSTERKIT_PARTITIONS=str(PARTITIONS),
         ).items():
             monkeypatch.setenv(name, value)
         program = load("breaker")
