@@ -161,7 +161,7 @@ def node_ids_of(node_ids: list[str], count: int, index: int) -> list[str]:
     return [n for n in node_ids if int(n.rpartition("-")[2]) % count == index]
 
 
-def measure(nodes: int, partitions: int, processes: int, quiet: float, patience: float) -> Result:
+def measure(nodes: int, given: argparse.Namespace) -> Result:
     """One size."""
     with ExitStack() as stack:
         etcd = stack.enter_context(EmbeddedEtcd(args=("--quota-backend-bytes", str(2 << 30))))
@@ -169,7 +169,8 @@ def measure(nodes: int, partitions: int, processes: int, quiet: float, patience:
             "endpoints": etcd.endpoint,
             "prefix": f"/scale-{uuid.uuid4().hex[:8]}",
             "cluster": "c",
-            "partitions": partitions,
+            "partitions": given.partitions,
+            "settle_time": given.settle_seconds,
             "replication_factor": 3,
             # So many runners share two cores here, that a lease has to outlive their queue.
             "lease_ttl": 60,
@@ -178,7 +179,8 @@ def measure(nodes: int, partitions: int, processes: int, quiet: float, patience:
             "environ": {},
         }
         hosts = [
-            stack.enter_context(HostProcess(options)) for _ in range(max(1, min(processes, nodes)))
+            stack.enter_context(HostProcess(options))
+            for _ in range(max(1, min(given.processes, nodes)))
         ]
         cluster = Cluster(etcd, hosts)
         stack.callback(cluster.close)
@@ -186,19 +188,19 @@ def measure(nodes: int, partitions: int, processes: int, quiet: float, patience:
         _, empty, _ = cluster.used()
         began = time.monotonic()
         cluster.each("start", cluster.share(node_ids))
-        started = cluster.settle(nodes, patience) - began
+        started = cluster.settle(nodes, given.patience) - began
         cpu, resident, _ = cluster.used()
         etcd_cpu, _ = cluster.etcd()
-        _PAUSE.wait(quiet)
-        quiet_cpu = (cluster.used()[0] - cpu) / quiet / nodes
-        quiet_etcd = (cluster.etcd()[0] - etcd_cpu) / quiet
+        _PAUSE.wait(given.quiet_seconds)
+        quiet_cpu = (cluster.used()[0] - cpu) / given.quiet_seconds / nodes
+        quiet_etcd = (cluster.etcd()[0] - etcd_cpu) / given.quiet_seconds
         _, _, events = cluster.used()
         etcd_cpu, sent = cluster.etcd()
         restarted = node_ids[:: max(1, nodes // max(1, nodes // 10))][: max(1, nodes // 10)]
         began = time.monotonic()
         cluster.each("stop", cluster.share(restarted))
         cluster.each("start", cluster.share(restarted))
-        again = cluster.settle(nodes, patience) - began
+        again = cluster.settle(nodes, given.patience) - began
         _, _, events_after = cluster.used()
         etcd_cpu_after, sent_after = cluster.etcd()
         return Result(
@@ -229,7 +231,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make scale ARGS=...", description=__doc__)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
     parser.add_argument("--partitions", type=int, default=16_384)
-    parser.add_argument("--processes", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=16)
+    parser.add_argument("--settle-seconds", type=float, default=5.0, help="settle_time of the kits")
     parser.add_argument("--quiet-seconds", type=float, default=10.0)
     parser.add_argument("--patience", type=float, default=1800.0, help="seconds for one wait")
     parser.add_argument(
@@ -246,9 +249,7 @@ def main() -> int:
     print("  ".join(f"{name:>16}" for name in fields), flush=True)
     results: list[Result] = []
     for size in map(int, given.sizes.split(",")):
-        result = measure(
-            size, given.partitions, given.processes, given.quiet_seconds, given.patience
-        )
+        result = measure(size, given)
         results.append(result)
         print("  ".join(f"{getattr(result, name):>16}" for name in fields), flush=True)
     print("  ".join(f"{growth(results, name):>16}" for name in fields))
