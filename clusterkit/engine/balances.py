@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from ..core.placement import Row
-from ..core.spread import Balance, balance_of
+from ..core.spread import Balance, balance_after, balance_of
 
 
 class Balances:
@@ -25,6 +25,6 @@ class Balances:
         with self._counting:  # waiting for another thread's count is quicker than a second one
             counted, balance = self._last
             if counted is not rows:
-                balance = balance_of(rows)
+                balance = balance_after(balance, counted, rows)
                 self._last = rows, balance
         return balance

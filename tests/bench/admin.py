@@ -1,7 +1,8 @@
 """What a probe waits for while a large rebalance runs, and what a scrape costs.
 
 Both handlers are served by one uvicorn in the kit's own process. The client is a process of its
-own (``python -m tests.bench.admin PORT COUNT PATH ...``), which asks for the paths in turn.
+own (``python -m tests.bench.admin PORT``), since one in the kit's would wait for the interpreter
+as often as the server does. It asks as it is told by the lines of its input.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from statistics import median
+from typing import Self
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -84,7 +86,8 @@ def _probes(endpoint: str, count: int) -> list[Row]:
         try:
             until(lambda: kit.stats().rebalances > 1, "a rebalance has begun", PATIENCE)
             began, before = len(moved), kit.stats().rebalances
-            ours, bare = _ask(port, count, ["/ck/ready", "/bare"])
+            with _Client(port) as client:
+                ours, bare = client.ask(["/ck/ready", "/bare"], count, WARM_UP)
             done, rebalances = len(moved) - began, kit.stats().rebalances - before
         finally:
             over.set()
@@ -113,20 +116,29 @@ def _probes(endpoint: str, count: int) -> list[Row]:
 def _scrapes(endpoint: str, count: int) -> list[Row]:
     prefix = new_prefix()
     kit = ClusterKit(**options(endpoint, prefix, "stays", partitions=METRICS_PARTITIONS))
-    fresh: list[float] = []
-    with kit, _served(kit) as port, Guest(endpoint, prefix) as guest, untidied():
+    fresh: dict[str, list[float]] = {"/ck/metrics": [], "/bare": []}
+    with (
+        kit,
+        _served(kit) as port,
+        _Client(port) as client,
+        Guest(endpoint, prefix) as guest,
+        untidied(),
+    ):
         kit.wait_ready(PATIENCE)
+        client.ask([*fresh], WARM_UP, 0)
         tidy()
-        for _ in range(max(2, count // 10)):
+        for number in range(max(2, count // 5)):
+            # A join and a leave for each of them, and then again.
+            path = [*fresh][number // 2 % 2]
             _seen(kit, guest.move()[1])
-            fresh += _client(port, 1, ["/ck/metrics"], warm_up=0)[0]
-        ours, bare = _ask(port, count, ["/ck/metrics", "/bare"])
+            fresh[path] += client.ask([path], 1, 0)[0]
+        ours, bare = client.ask([*fresh], count, WARM_UP)
+    now, bare_now = fresh.values()
+    work = f"the same, as soon as one of {len(fresh['/bare'])} new views is there"
     return [
         _below(f"GET /metrics, {METRICS_PARTITIONS} partitions, p99 of {count}", ours, bare, 0.99),
-        _below(
-            f"the same, as soon as one of {len(fresh)} new views is there, median", fresh, bare, 0.5
-        ),
-        _below("the same, max", fresh, bare, 1.0),
+        _below(f"{work}, median", now, bare_now, 0.5),
+        _below("the same, max", now, bare_now, 1.0),
     ]
 
 
@@ -141,37 +153,54 @@ def _below(work: str, ours: Sequence[float], bare: Sequence[float], which: float
     return Row(work, mine, peer, "ms", mine / peer, f"ours under {METRICS_MS:g}", good)
 
 
-def _ask(port: int, count: int, paths: Sequence[str]) -> list[list[float]]:
-    """Seconds of each request, by path; asked by a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.admin", str(port), str(count), *paths],
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    found: list[list[float]] = json.loads(done.stdout)
-    return found
+class _Client:
+    """Asks the server from a process of its own, on one connection."""
+
+    def __init__(self, port: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.admin", str(port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, paths: Sequence[str], count: int, warm_up: int) -> list[list[float]]:
+        """Seconds of each request, by path, which take turns; without those of the warm-up."""
+        told, tells = self._process.stdin, self._process.stdout
+        assert told is not None
+        assert tells is not None
+        told.write(json.dumps([paths, count, warm_up]) + "\n")
+        told.flush()
+        found: list[list[float]] = json.loads(tells.readline())
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.communicate()  # the end of its input is its end
 
 
-def _client(
-    port: int, count: int, paths: Sequence[str], warm_up: int = WARM_UP
-) -> list[list[float]]:
-    """Asks for the paths in turn on one connection; who is first changes."""
+def _asked(connection: http.client.HTTPConnection, path: str) -> float:
+    began = time.perf_counter()
+    connection.request("GET", path)
+    connection.getresponse().read()
+    return time.perf_counter() - began
+
+
+def _serve_client(port: int) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
-    found: dict[str, list[float]] = {path: [] for path in paths}
-    for number in range(warm_up + count):
-        for path in paths if number % 2 else reversed(paths):
-            began = time.perf_counter()
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            answer.read()
-            seconds = time.perf_counter() - began
-            if number >= warm_up:
-                found[path].append(seconds)
+    for line in sys.stdin:
+        paths, count, warm_up = json.loads(line)
+        found: dict[str, list[float]] = {path: [] for path in paths}
+        for number in range(warm_up + count):
+            for path in paths if number % 2 else reversed(paths):
+                seconds = _asked(connection, path)
+                if number >= warm_up:
+                    found[path].append(seconds)
+        print(json.dumps([*found.values()]), flush=True)
     connection.close()
-    return [*found.values()]
 
 
 if __name__ == "__main__":
-    port, count, *paths = sys.argv[1:]
-    print(json.dumps(_client(int(port), int(count), paths)))
+    _serve_client(int(sys.argv[1]))
