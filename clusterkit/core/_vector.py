@@ -18,12 +18,15 @@ ranks it by exact integers. So every answer is exact, whatever the arithmetic of
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from math import isqrt
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from ._best import Best, Marks, Places, Words, lines_sorted
 from .costs import SLACK
 from .hashing import MIX_1, MIX_2
 
@@ -31,16 +34,14 @@ if TYPE_CHECKING:
     from .placement import Ranking, Row
     from .shape import PartitionSeeds
 
-Words: TypeAlias = npt.NDArray[np.uint64]
-Places: TypeAlias = npt.NDArray[np.intp]
-Marks: TypeAlias = npt.NDArray[np.bool_]
-
-_FIRST, _SECOND, _SHIFT = np.uint64(MIX_1), np.uint64(MIX_2), np.uint64(33)
-_LOW = np.uint64((1 << 31) - 1)
-HIGH = ~_LOW
+# Arrays and no scalars: numpy would make one of each scalar in each call.
+_FIRST, _SECOND, _SHIFT = (np.array(n, np.uint64) for n in (MIX_1, MIX_2, 33))
 _WIDTH = 4096  # partitions at a time: a row of them fits the level-1 cache, and is worth the calls
-_CACHED = 1 << 15  # numbers of 8 bytes: with a second array of this size, half a level-2 cache
+_CACHED = 3 << 14  # numbers of 8 bytes: with a second array of this size, half a level-2 cache
+_ROOM = 1 << 17  # numbers that wait to be compared
 _NARROW = 1024  # below that many partitions a call of numpy costs more than what it does
+
+_kept: list[Words] = []
 
 
 def all_rows(ranking: Ranking, seeds: PartitionSeeds) -> list[Row]:
@@ -79,111 +80,104 @@ def scores(ones: Words, others: Words) -> Words:
     return x
 
 
-def leading(
-    partitions: Words, nodes: Words, count: int, memory: Words | None = None
-) -> tuple[Places, Marks]:
+def leading(partitions: Words, nodes: Words, count: int) -> tuple[Places, Marks]:
     """The first ``count`` of the nodes for each partition by their scores.
 
     Args:
         partitions: The stepped seeds of the partitions, at least one.
         nodes: The stepped seeds of the nodes.
         count: At least 1, and not more than there are nodes.
-        memory: Two lines to work in, for who has some at hand.
 
     Returns:
         The nodes' places in ``nodes``, one row for each rank, and which partitions are unsure.
     """
-    size = max(1, min(isqrt(len(nodes) // count), len(nodes) // count))
+    size = max(1, min(isqrt(3 * len(nodes) // (4 * count)), len(nodes) // count))
     groups = -(-len(nodes) // size)
     # The last group is filled up with its last node, which leaves its greatest as it is.
     padded = np.append(nodes, np.repeat(nodes[-1:], groups * size - len(nodes)))
     grouped = padded.reshape(groups, size, 1)
-    width = min(len(partitions), _WIDTH)
+    first = np.arange(0, groups * size, size, dtype=np.uint64)[:, np.newaxis]
+    width = min(len(partitions), _WIDTH, max(1, _ROOM // (2 * lines_sorted(count))))
     together = max(1, _CACHED // (size * width))
     found = np.empty((count, len(partitions)), np.intp)
     unsure = np.empty(len(partitions), np.bool_)
-    # All blocks use the same memory, and little of it: to be given fresh pages by the system takes
-    # longer than to compute what is put there.
-    needed = size * together * width
-    if memory is None or memory.shape[1] < needed:
-        memory = np.empty((2, needed), np.uint64)
-    work, spare = memory
-    members = np.arange(size)[:, np.newaxis]
-    for start in range(0, len(partitions), width):
-        block = partitions[start : start + width]
-        end = start + len(block)
-        best = Best(groups, len(block), count)
-        for lot in range(0, groups, together):
-            some = grouped[lot : lot + together]
-            shape = len(some), size, len(block)
-            x, y = (a[: some.size * len(block)].reshape(shape) for a in (work, spare))
-            np.bitwise_xor(some, block, out=x)
-            best.take(mix(x, y).max(axis=1))
-        chosen, doubt = best.places()
-        best = Best(count * size, len(block), count)
-        lines, rest = (a[: size * len(block)].reshape(size, -1) for a in (work, spare))
-        for group in chosen:
-            at = group * size + members
-            padded.take(at, out=lines, mode="clip")
-            np.bitwise_xor(lines, block, out=lines)
-            mix(lines, rest)
-            if groups * size > len(nodes):
-                lines[at >= len(nodes)] = 0
-            best.take(lines)
-        order, more = best.places()
-        rank, member = np.divmod(order, size)
-        group = chosen.take(rank * len(block) + np.arange(len(block)))
-        found[:, start:end] = group * size + member
-        unsure[start:end] = doubt | more
+    with _lent(max(_CACHED, size * width, _ROOM // lines_sorted(count))) as (
+        work,
+        spare,
+        other,
+        room,
+    ):
+        for start in range(0, len(partitions), width):
+            block = partitions[start : start + width]
+            places = found[:, start : start + width]
+            best = Best(groups, len(block), count, room, work)
+            for lot in range(0, groups, together):
+                some = grouped[lot : lot + together]
+                shape = len(some), size, len(block)
+                x, y = (a[: some.size * len(block)].reshape(shape) for a in (work, spare))
+                np.bitwise_xor(some, block, out=x)
+                greatest = other[: len(some) * len(block)].reshape(len(some), -1)
+                np.maximum.reduce(mix(x, y), axis=1, out=greatest)
+                best.take(greatest, first[lot : lot + together])
+            doubt = best.numbers(places)
+            if size > 1:
+                best = Best(count * size, len(block), count, room, work)
+                memory = [a[: size * len(block)].reshape(size, -1) for a in (spare, work, other)]
+                for group in places:
+                    best.take(*_members(group, padded, len(nodes), block, memory))
+                doubt |= best.numbers(places)
+            unsure[start : start + width] = doubt
     return found, unsure
 
 
-class Best:
-    """The greatest few of each column of an array that comes in parts, by their top 33 bits."""
+def _members(
+    first: Places, nodes: Words, real: int, block: Words, memory: Sequence[Words]
+) -> tuple[Words, Words]:
+    """The scores of each partition's group, which begins at ``first``, and the nodes' places."""
+    x, y, places = memory
+    at = places.view(np.intp)
+    np.add(first, np.arange(len(x))[:, np.newaxis], out=at)
+    nodes.take(at, out=x, mode="wrap")  # they are within; the other modes copy or are slower
+    np.bitwise_xor(x, block, out=x)
+    mix(x, y)
+    if len(nodes) > real:
+        np.copyto(x, 0, where=at >= real)
+    return x, places
 
-    def __init__(self, lines: int, width: int, count: int) -> None:
-        """For ``count`` of each column of an array of that shape."""
-        self._count = count
-        self._wanted = min(count + 1, lines)  # with one more it shows whether the last is sure
-        self._narrow = width < _NARROW
-        self._ranks = np.zeros((lines if self._narrow else self._wanted, width), np.uint64)
-        self._spare = np.empty(width, np.uint64)
-        self._taken = 0
 
-    def take(self, lines: Words) -> None:
-        """The next lines, which are overwritten."""
-        start, self._taken = self._taken, self._taken + len(lines)
-        np.bitwise_and(lines, HIGH, out=lines)
-        numbers = np.arange(start, self._taken, dtype=np.uint64)
-        np.bitwise_or(lines, numbers[:, np.newaxis], out=lines)
-        if self._narrow:
-            self._ranks[start : self._taken] = lines
-            return
-        for line in lines:
-            value, other = line, self._spare
-            for rank in self._ranks[:-1]:
-                np.minimum(rank, value, out=other)
-                np.maximum(rank, value, out=rank)
-                value, other = other, value
-            np.maximum(self._ranks[-1], value, out=self._ranks[-1])
+@contextmanager
+def _lent(words: int) -> Iterator[tuple[Words, Words, Words, Words]]:
+    """Three pieces of memory of that size, and the room for the best.
 
-    def places(self) -> tuple[Places, Marks]:
-        """The numbers of the lines with the greatest, and which columns are unsure."""
-        best = self._ranks
-        if self._narrow:
-            best = np.sort(best, axis=0)[: -self._wanted - 1 : -1]
-        doubt: Marks = np.any((best[1:] ^ best[:-1]) <= _LOW, axis=0)
-        return (best[: self._count] & _LOW).astype(np.intp), doubt
+    It is kept for the next time, since to be given fresh pages by the system takes longer than to
+    compute what is put there. ``pop`` and ``append`` are one step each, so that no two threads
+    are lent the same; whoever comes second has memory of its own.
+    """
+    try:
+        memory = _kept.pop()
+    except IndexError:
+        memory = np.empty(0, np.uint64)
+    if len(memory) < 3 * words + _ROOM:
+        memory = np.empty(3 * words + _ROOM, np.uint64)
+    work, spare, other = memory[_ROOM : _ROOM + 3 * words].reshape(3, words)
+    try:
+        yield work, spare, other, memory[:_ROOM]
+    finally:
+        if not _kept:
+            _kept.append(memory)
 
 
 class Grid:
     """The nodes of a ranking as arrays, and the places of partitions' holders among them."""
 
     def __init__(self, ranking: Ranking) -> None:
-        self._count = ranking.count
         groups = ranking.groups
-        self.ids = tuple(node for g in groups for node in g.ids)
-        self.nodes = stepped([seed for g in groups for seed in g.seeds])
+        self._count = ranking.count
+        self.ids = tuple(chain.from_iterable(g.ids for g in groups))
+        self.nodes = stepped(list(chain.from_iterable(g.seeds for g in groups)))
+        self._plain = len(groups) == 1
+        if self._plain:
+            return  # what follows is not asked for
         self._weights = np.array([g.weight for g in groups for _ in g.ids], np.float64)
         self._weighted = ranking.weighted
         zones = {zone: number for number, zone in enumerate({g.zone for g in groups} - {None})}
@@ -197,7 +191,6 @@ class Grid:
         ]
         whole = [g.depth == len(g.ids) for g in groups for _ in g.ids]
         self._whole = np.flatnonzero(whole)  # every node of these groups is compared with others
-        self._plain = len(groups) == 1
 
     def places(self, partitions: Words) -> tuple[Places, Marks]:
         """As ``leading``, of all nodes, by weights and zones."""

@@ -12,7 +12,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ._vector import HIGH, Best, Grid, Words, estimates, leading, mix, scores, stepped
+from ._best import HIGH, Best, Words, lines_sorted
+from ._vector import Grid, estimates, leading, mix, scores, stepped
 from .columns import Columns, Members
 from .costs import SLACK
 from .placement import Candidate, Row
@@ -57,7 +58,7 @@ class VectorColumns(Columns):
         block = self._partitions[touched]
         if self._plain:
             slots = np.flatnonzero(self._live)
-            places, unsure = leading(block, self._words[slots], len(self._holders), self._work)
+            places, unsure = leading(block, self._words[slots], len(self._holders))
         else:
             grid = Grid(self._members.ranking())
             slots = np.array([self._slots[node] for node in grid.ids])
@@ -81,9 +82,12 @@ class VectorColumns(Columns):
         old = self._holders[:, touched]
         if self._plain:
             both = np.concatenate((old, np.full((1, len(touched)), slot, np.int32)))
-            best = Best(len(both), len(touched), len(old))
-            best.take(self._top_bits(both, self._partitions[touched]))
-            order, unsure = best.places()
+            room = np.empty((3, lines_sorted(len(old)) * len(touched)), np.uint64)
+            best = Best(len(both), len(touched), len(old), room[:2].reshape(-1), room[2])
+            numbers = np.arange(len(both), dtype=np.uint64)[:, np.newaxis]
+            best.take(self._top_bits(both, self._partitions[touched]), numbers)
+            order = np.empty(old.shape, np.intp)
+            unsure = best.numbers(order)
             holders = both[order, np.arange(len(touched))]
             doubtful = np.flatnonzero(unsure)
         else:

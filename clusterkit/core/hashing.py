@@ -70,6 +70,19 @@ def seed64(name: str, cluster_seed: int, domain: Literal["partition", "node"]) -
     return int.from_bytes(digest.digest(), "little")
 
 
+def seeds64(
+    names: Iterable[str], cluster_seed: int, domain: Literal["partition", "node"]
+) -> list[int]:
+    """``seed64`` of each name. Copying a keyed state takes half as long as keying anew."""
+    start = blake2b(digest_size=8, key=_seed_bytes(cluster_seed), person=b"ck-" + domain.encode())
+    copy, number, seeds = start.copy, int.from_bytes, []
+    for name in names:
+        state = copy()
+        state.update(name.encode())
+        seeds.append(number(state.digest(), "little"))
+    return seeds
+
+
 class SeedBlock:
     """Many seeds in one integer, so that one arithmetic operation mixes them all.
 

@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, pairwise, repeat
+from operator import attrgetter
 from typing import TypeAlias
 
 from .costs import cost
-from .hashing import SeedBlock, seed64
+from .hashing import SeedBlock, seeds64
 from .shape import PartitionSeeds, Shape
 
 MAX_WEIGHT = 1_000_000
@@ -111,14 +112,14 @@ class Ranking:
         Raises:
             ValueError: Two candidates with one id, or the cluster's seed is out of its range.
         """
-        nodes = sorted((c for c in candidates if c.weight), key=lambda c: c.id)
+        nodes = sorted([c for c in candidates if c.weight], key=attrgetter("id"))
         for one, other in pairwise(nodes):
             if one.id == other.id:
                 raise ValueError(f"node {one.id!r} is among the candidates twice")
         count = min(shape.replication_factor, len(nodes))
         zones = zone_sizes(nodes)
         rounds = rounds_to_fill(zones, len(nodes), count)
-        seed64("", shape.cluster_seed, "node")  # says so if that is out of its range
+        seeds64((), shape.cluster_seed, "node")  # says so if that is out of its range
         members: dict[tuple[int, str | None], list[str]] = {}
         for node in nodes:
             # A zone of one node is as none. One that has all nodes says nothing of where to go.
@@ -129,7 +130,7 @@ class Ranking:
                 weight,
                 zone,
                 tuple(ids),
-                tuple(seed64(node, shape.cluster_seed, "node") for node in ids),
+                tuple(seeds64(ids, shape.cluster_seed, "node")),
                 min(len(ids), count if zone is None else rounds),
             )
             for (weight, zone), ids in members.items()

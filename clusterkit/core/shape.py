@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from .hashing import SeedBlock, partition_id, seed64
+from .hashing import SeedBlock, partition_id, seeds64
 
 _BLOCK = 256  # partitions scored at a time: enough lanes to pay, few enough to stay in the cache
 
@@ -65,6 +65,4 @@ class PartitionSeeds:
 
 @lru_cache(maxsize=4)
 def _partition_seeds(partitions: int, cluster_seed: int) -> PartitionSeeds:
-    return PartitionSeeds(
-        seed64(partition_id(index), cluster_seed, "partition") for index in range(partitions)
-    )
+    return PartitionSeeds(seeds64(map(partition_id, range(partitions)), cluster_seed, "partition"))

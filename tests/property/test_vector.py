@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Literal
 from unittest.mock import patch
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from clusterkit.core import placement
 from clusterkit.core.costs import SLACK, cost, estimate
-from clusterkit.core.hashing import seed64
+from clusterkit.core.hashing import seeds64
 from clusterkit.core.placement import MAX_WEIGHT, Candidate, Ranking
 from clusterkit.core.shape import Shape
 
@@ -18,7 +20,7 @@ pytest.importorskip("numpy")
 
 import numpy as np
 
-from clusterkit.core import _vector
+from clusterkit.core import _best, _vector
 
 names = st.text("abcdef-0123456789", min_size=1, max_size=8)
 weights = st.sampled_from([0, 1, 50, 99, 100, 100, 100, 101, 300, MAX_WEIGHT])
@@ -62,6 +64,7 @@ def test_blocks_of_any_size_make_the_same_rows(
         patch.object(_vector, "_NARROW", narrow),  # so that few count as many
         patch.object(_vector, "_WIDTH", 7),
         patch.object(_vector, "_CACHED", 16),
+        patch.object(_vector, "_ROOM", 90),
     ):
         rows = _vector.all_rows(ranking, shape.seeds)
     assert rows == list(ranking.rows(shape.seeds.blocks))
@@ -73,12 +76,14 @@ def test_nodes_of_one_seed_are_ranked_exactly(
 ) -> None:
     alike = {nodes[i].id for i in twins if i < len(nodes)}
 
-    def collide(name: str, cluster_seed: int, domain: str) -> int:
-        twin = domain == "node" and name in alike
-        return seed64("twin" if twin else name, cluster_seed, domain)  # type: ignore[arg-type]
+    def collide(
+        names: Iterable[str], cluster_seed: int, domain: Literal["partition", "node"]
+    ) -> list[int]:
+        twins = ("twin" if name in alike else name for name in names)
+        return seeds64(twins, cluster_seed, domain)
 
     shape = Shape(20, factor, 1)
-    with patch.object(placement, "seed64", collide):
+    with patch.object(placement, "seeds64", collide):
         ranking = Ranking.of(nodes, shape)
     assert _vector.all_rows(ranking, shape.seeds) == list(ranking.rows(shape.seeds.blocks))
 
@@ -115,3 +120,31 @@ def test_every_bit_of_the_order_is_that_of_whole_scores() -> None:
     exact = np.argsort(~whole, axis=0)[:4]
     assert not unsure.any()
     assert (places == exact).all()
+
+
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=40),
+    st.integers(1, 9),
+    st.integers(2, 6),
+    st.integers(1, 7),
+)
+def test_the_best_are_those_of_a_sorted_column(
+    heads: list[int], count: int, stacks: int, part: int
+) -> None:
+    count, width = min(count, len(heads)), 3
+    high = _best.lines_sorted(count)
+    room, spare = np.empty(stacks * high * width, np.uint64), np.empty(stacks * width, np.uint64)
+    best = _best.Best(len(heads), width, count, room, spare)
+    # Three columns: as given, backwards, and one in which all differ.
+    lines = np.array([heads, heads[::-1], range(len(heads))], np.uint64).T << np.uint64(31)
+    numbers = np.arange(len(heads), dtype=np.uint64)[:, np.newaxis]
+    for start in range(0, len(heads), part):
+        best.take(lines[start : start + part], numbers[start : start + part])
+    found = np.empty((count, width), np.intp)
+    unsure = best.numbers(found)
+    for column, places, doubt in zip(lines.T.tolist(), found.T.tolist(), unsure, strict=True):
+        order = sorted(column, reverse=True)
+        assert [column[place] for place in places] == order[:count]
+        assert len(set(places)) == count
+        assert doubt == (len(set(order[: count + 1])) < len(order[: count + 1]))
+    assert not unsure[2]

@@ -23,6 +23,7 @@ from clusterkit.core.hashing import (
     partition_id,
     partition_index,
     seed64,
+    seeds64,
 )
 
 GOLDEN = json.loads(
@@ -76,6 +77,12 @@ def test_seed64_is_keyed_blake2b() -> None:
     key = (7).to_bytes(8, "little")
     expected = blake2b(b"pod-1", digest_size=8, key=key, person=b"ck-node").digest()
     assert seed64("pod-1", 7, "node") == int.from_bytes(expected, "little")
+
+
+def test_many_seeds_are_those_of_each_name() -> None:
+    names = ["pod-1", "", "pod-2", "p\u00e4rt"]
+    for domain in ("partition", "node"):
+        assert seeds64(iter(names), 7, domain) == [seed64(name, 7, domain) for name in names]
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])

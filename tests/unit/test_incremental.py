@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from random import Random
+from typing import Literal
 
 import pytest
 
@@ -138,7 +139,12 @@ def test_nodes_of_one_seed_rank_by_id(arithmetic: str, monkeypatch: pytest.Monke
         twin = domain == "node" and name in ("n3", "n7", "n9")
         return seed64("twin" if twin else name, cluster_seed, domain)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(placement, "seed64", collide)
+    def collide_all(
+        names: Iterable[str], cluster_seed: int, domain: Literal["partition", "node"]
+    ) -> list[int]:
+        return [collide(name, cluster_seed, domain) for name in names]
+
+    monkeypatch.setattr(placement, "seeds64", collide_all)
     monkeypatch.setattr(columns, "seed64", collide)
     shape = {"partitions": 60, "replication_factor": 3, "cluster_seed": 4}
     nodes = {f"n{i}": Candidate(f"n{i}", 100, None) for i in range(10)}

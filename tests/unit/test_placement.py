@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from hashlib import blake2b
@@ -181,10 +181,11 @@ def test_equal_weights_rank_as_none() -> None:
 
 
 def test_colliding_seeds_rank_by_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    def collide(name: str, cluster_seed: int, domain: str) -> int:
-        return reference_seed("twin" if name in ("a", "b") else name, cluster_seed, domain)
+    def collide(names: Iterable[str], cluster_seed: int, domain: str) -> list[int]:
+        twins = ("twin" if name in ("a", "b") else name for name in names)
+        return [reference_seed(name, cluster_seed, domain) for name in twins]
 
-    monkeypatch.setattr(placement, "seed64", collide)
+    monkeypatch.setattr(placement, "seeds64", collide)
     for odd in (100, 50):  # without weights, and with
         nodes = [Candidate(n, 100, None) for n in "bca"] + [Candidate("d", odd, None)]
         for row in assign(nodes, partitions=50, replication_factor=4, cluster_seed=1):
