@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 
 from ..events import PartitionChangeEvent, RebalanceEvent
 from ..model import OwedMove
@@ -51,7 +52,8 @@ class Ledger:
         self._failing: set[tuple[int, str]] = set()
         self._planned: Sequence[Row] = ()
         self._known: Sequence[Row] = ()
-        self._counted: list[Gain] = []  # of nodes that no hook asks for: only their number is told
+        # Of nodes that no hook asks for, by partition: only their number is told.
+        self._counted: dict[int, list[Gain]] = {}
 
     def add(
         self,
@@ -73,9 +75,13 @@ class Ledger:
                 counted in the next rebalance, and nothing is made of them.
         """
         if only is not None:
-            gains = list(gains)
-            self._counted += [gain for gain in gains if gain.node_id != only]
-            gains = [gain for gain in gains if gain.node_id == only]
+            mine: list[Gain] = []
+            for gain in gains:
+                if gain.node_id == only:
+                    mine.append(gain)
+                else:
+                    self._counted.setdefault(gain.index, []).append(gain)
+            gains = mine
         merged: dict[Cause, Cause] = {}
         for gain in gains:
             pair = gain.index, gain.node_id
@@ -100,9 +106,7 @@ class Ledger:
         Returns:
             The event ids of what was forgotten.
         """
-        self._counted = [
-            g for g in self._counted if g.index < len(rows) and g.node_id in rows[g.index]
-        ]
+        self._prune_counted(rows)
         forgotten: set[str] = set()
         for pair, entry in list(self.entries.items()):
             index, node_id = pair
@@ -112,9 +116,22 @@ class Ledger:
                 self._remove(pair)
         return forgotten
 
+    def _prune_counted(self, rows: Sequence[Row]) -> None:
+        # In a burst they are many, and each change of it concerns few.
+        if not self._counted:
+            return
+        for index, _, row in differences(self._known, rows):
+            if (counted := self._counted.get(index)) is not None:
+                left = [gain for gain in counted if gain.node_id in row]
+                if left:
+                    self._counted[index] = left
+                else:
+                    del self._counted[index]
+
     def start_from(self, rows: Sequence[Row]) -> None:
         """Takes an assignment as given: what was there before this node is state, not change."""
         self._planned = rows
+        self._prune_counted(rows)
         self.known(rows)
 
     def known(self, rows: Sequence[Row]) -> None:
@@ -258,7 +275,8 @@ class Ledger:
         affected: set[str],
     ) -> set[int]:
         """The partitions that move to nodes which no hook asks for; adds the nodes to others."""
-        counted, self._counted = self._counted, []
+        counted = list(chain.from_iterable(self._counted.values()))
+        self._counted = {}
         affected.update({gain.node_id for gain in counted})
         moving, kept = holdings.to_move(counted)
         up = _up(state) if kept else set()

@@ -504,6 +504,23 @@ def test_who_is_affected() -> None:
     assert books.plan()[0].nodes_affected == ("a", "c"), "who is only counted, too"
 
 
+def test_what_is_only_counted_and_was_superseded_is_forgotten() -> None:
+    books = Books("ba", "ba", only="x")
+    books.to("bc", "bc")
+    assert not books.ledger.empty
+    books.to("b", "bc")
+    assert not books.ledger.empty, "one is left"
+    assert books.plan()[0].partitions_to_move == 1
+    assert books.ledger.empty
+    books.to("b", "ba")
+    books.to("b")
+    assert books.ledger.empty, "there is no second partition any more"
+    books.to("bc")
+    assert not books.ledger.empty
+    books.ledger.start_from((("b",),))
+    assert books.ledger.empty, "what is taken as given is no change"
+
+
 def test_of_two_who_wait_for_each_other_one_gives_up_when_it_has_asked_in_vain() -> None:
     books = Books("a")
     books.to("ab")
