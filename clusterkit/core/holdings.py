@@ -216,14 +216,19 @@ class Holdings:
         return sorted(proven, key=order) + sorted(doubtful, key=order)
 
     def has_holder(self, gain: Gain, row: Row, members: Collection[str]) -> bool:
-        """Whether another holder, and member, is proven to have the data: one of ``sources``."""
+        """Whether some member is one of ``sources``, as far as that is quickly told.
+
+        It is if it is a holder that is proven to have the data, or held the partition since that
+        was last at rest.
+        """
         unproven = self._unproven
         for node_id in row:
             if node_id != gain.node_id and node_id in members:
                 pairs = unproven.get(node_id)
                 if pairs is None or gain.index not in pairs:
                     return True
-        return False
+        keepers = self._keepers.get(gain.index, ())
+        return any(n not in row and n != gain.node_id and n in members for n in keepers)
 
     def keeps(self, gain: Gain) -> bool:
         """Whether the node that gains the partition has kept its copy from before."""
