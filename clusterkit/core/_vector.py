@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # Arrays and no scalars: numpy would make one of each scalar in each call.
 _FIRST, _SECOND, _SHIFT = (np.array(n, np.uint64) for n in (MIX_1, MIX_2, 33))
 _WIDTH = 4096  # partitions at a time: a row of them fits the level-1 cache, and is worth the calls
-_CACHED = 3 << 14  # numbers of 8 bytes: with a second array of this size, half a level-2 cache
+CACHED = 3 << 14  # numbers of 8 bytes: with a second array of this size, half a level-2 cache
 _ROOM = 1 << 17  # numbers that wait to be compared
 _NARROW = 1024  # below that many partitions a call of numpy costs more than what it does
 
@@ -98,15 +98,11 @@ def leading(partitions: Words, nodes: Words, count: int) -> tuple[Places, Marks]
     grouped = padded.reshape(groups, size, 1)
     first = np.arange(0, groups * size, size, dtype=np.uint64)[:, np.newaxis]
     width = min(len(partitions), _WIDTH, max(1, _ROOM // (2 * lines_sorted(count))))
-    together = max(1, _CACHED // (size * width))
+    together = max(1, CACHED // (size * width))
     found = np.empty((count, len(partitions)), np.intp)
     unsure = np.empty(len(partitions), np.bool_)
-    with _lent(max(_CACHED, size * width, _ROOM // lines_sorted(count))) as (
-        work,
-        spare,
-        other,
-        room,
-    ):
+    piece = max(CACHED, size * width, _ROOM // lines_sorted(count))
+    with lent(piece) as (work, spare, other, room):
         for start in range(0, len(partitions), width):
             block = partitions[start : start + width]
             places = found[:, start : start + width]
@@ -146,7 +142,7 @@ def _members(
 
 
 @contextmanager
-def _lent(words: int) -> Iterator[tuple[Words, Words, Words, Words]]:
+def lent(words: int) -> Iterator[tuple[Words, Words, Words, Words]]:
     """Three pieces of memory of that size, and the room for the best.
 
     It is kept for the next time, since to be given fresh pages by the system takes longer than to
@@ -197,7 +193,7 @@ class Grid:
         if self._plain:
             return leading(partitions, self.nodes, self._count)
         lines = len(self._whole) + sum(depth for _, depth in self._selected)
-        width = max(_NARROW, 4 * _CACHED // lines)
+        width = max(_NARROW, 4 * CACHED // lines)
         parts = [
             self._compared(partitions[start : start + width])
             for start in range(0, len(partitions), width)

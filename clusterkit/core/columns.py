@@ -44,6 +44,11 @@ class Members:
         """Whether weights differ."""
         return len(self._weights) > 1
 
+    def alike(self, others: Sequence[Candidate]) -> bool:
+        """Whether the scores alone decide, with these nodes too: no zones, and one weight."""
+        weights = {*self._weights, *(node.weight for node in others)}
+        return not self.zones and len(weights) < 2 and all(node.zone is None for node in others)
+
     def add(self, node: Candidate) -> None:
         """A node that is not there yet."""
         self.nodes[node.id] = node

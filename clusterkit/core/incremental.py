@@ -20,7 +20,7 @@ or zone goes and comes. What makes that right:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from .columns import Columns, Members
 from .placement import Candidate, Ranking, vector_pays
@@ -41,7 +41,6 @@ class Incremental:
         self.full_passes = 0
         self._members: Members | None = None
         self._columns: Columns | None = None
-        self._vector = False  # whether those are numpy's
 
     def assign(
         self,
@@ -107,7 +106,7 @@ class Incremental:
         pays = full == members.shape.replication_factor and (
             len(newcomers) + full * len(leavers) < len(members.nodes)
         )
-        columns = self._columns_of(members) if pays else None
+        columns = self._columns_of(members, newcomers) if pays else None
         for node_id in leavers:
             members.remove(node_id)
         if members.count < full:
@@ -128,10 +127,12 @@ class Incremental:
             return tuple(changes[0])
         return tuple(i for i in sorted(set().union(*changes)) if self.rows[i] != old[i])
 
-    def _columns_of(self, members: Members) -> Columns:
-        pays = vector_pays(members.shape.partitions * len(members.nodes))
-        if self._columns is None or pays is not self._vector:
-            self._vector, self._columns = pays, _new_columns(members, self.rows, vector=pays)
+    def _columns_of(self, members: Members, newcomers: Sequence[Candidate]) -> Columns:
+        kind = Columns
+        if vector_pays(members.shape.partitions * len(members.nodes)):
+            kind = _vectors(ranked=members.alike(newcomers))
+        if type(self._columns) is not kind:
+            self._columns = kind(members, self.rows)
         return self._columns
 
     def _anew(self, members: Members) -> None:
@@ -140,9 +141,11 @@ class Incremental:
         self.full_passes += 1
 
 
-def _new_columns(members: Members, rows: Rows, *, vector: bool) -> Columns:
-    if vector:
-        from ._vector_columns import VectorColumns
+def _vectors(*, ranked: bool) -> type[Columns]:
+    if ranked:
+        from ._ranked_columns import RankedColumns
 
-        return VectorColumns(members, rows)
-    return Columns(members, rows)
+        return RankedColumns
+    from ._vector_columns import VectorColumns
+
+    return VectorColumns

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
+from operator import itemgetter
 from typing import overload
 
 from .placement import Row
@@ -42,7 +43,9 @@ class Rows(Sequence[Row]):
         newer._list, newer._age, newer._later = shared, self._age + 1, None
         # In this order: whoever reads the list first, and then looks for what was replaced in it,
         # finds either the old row or that it was replaced.
-        self._later = {index: shared[index] for index in rows}, newer
+        # All at once: rows lie anywhere in memory, and a loop in C waits for many at a time.
+        before = itemgetter(*rows)(shared) if len(rows) > 1 else [shared[n] for n in rows]
+        self._later = dict(zip(rows, before, strict=True)), newer
         for index, row in rows.items():
             shared[index] = row
         return newer

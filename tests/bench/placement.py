@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from itertools import permutations
+from itertools import islice, permutations
 from statistics import fmean, median
 
 import hrw
@@ -135,11 +135,16 @@ def _native(rounds: int) -> list[Row]:
 
 
 def _changes(rounds: int) -> list[Row]:
-    """A join and a leave of one node of a thousand, beside placing all anew."""
+    """A join and a leave of one node of a thousand, beside placing all anew.
+
+    A node that came after the full pass is known to have pushed others out of rows; one that was
+    there from the start is not, and its first leave has to look for who comes next.
+    """
     nodes, partitions = _nodes(1000), 65_536
     followed = Incremental()
     followed.assign(nodes, partitions=partitions, replication_factor=COUNT, cluster_seed=1)
-    times: dict[str, list[float]] = {"full": [], "join": [], "leave": []}
+    times: dict[str, list[float]] = {"full": [], "join": [], "leave": [], "first": []}
+    old = iter(nodes)
     with untidied():
         for number in range(rounds + 1):
             full = _seconds(partitions, nodes)
@@ -154,14 +159,23 @@ def _changes(rounds: int) -> list[Row]:
                 if number:
                     times["join"].append(joined - began)
                     times["leave"].append(left - joined)
+            tidy()
+            for leaver in islice(old, 10):
+                began = time.perf_counter()
+                followed.change([], [leaver.id])
+                left = time.perf_counter()
+                followed.change([leaver])
+                if number:
+                    times["first"].append(left - began)
             if number:
                 times["full"].append(full)
     if followed.full_passes != 1:
         raise AssertionError("a join or leave placed all partitions anew")
-    full, join, leave = (median(times[name]) * 1e3 for name in ("full", "join", "leave"))
+    full, join, leave, first = (median(times[name]) * 1e3 for name in times)
     return [
         faster("join at 65,536 x 1,000, full / join, numpy", join, full, "ms", JOIN),
         faster("leave at 65,536 x 1,000, full / leave, numpy", leave, full, "ms", LEAVE),
+        faster("the same, of one that was there from the start", first, full, "ms", LEAVE),
     ]
 
 

@@ -63,7 +63,7 @@ def test_blocks_of_any_size_make_the_same_rows(
     with (
         patch.object(_vector, "_NARROW", narrow),  # so that few count as many
         patch.object(_vector, "_WIDTH", 7),
-        patch.object(_vector, "_CACHED", 16),
+        patch.object(_vector, "CACHED", 16),
         patch.object(_vector, "_ROOM", 90),
     ):
         rows = _vector.all_rows(ranking, shape.seeds)
