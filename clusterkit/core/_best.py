@@ -66,9 +66,14 @@ class Best:
         best = self._sorted()[: self._wanted]
         for line, place in zip(best, out.view(np.uint64), strict=False):
             np.bitwise_and(line, LOW, out=place)
-        doubt = np.zeros(out.shape[1], np.bool_)
-        for one, other in pairwise(best):
-            doubt |= (one ^ other) <= LOW
+        if len(best) == 1:
+            return np.zeros(out.shape[1], np.bool_)
+        nearest = best[0] ^ best[1]
+        difference = np.empty_like(nearest)
+        for one, other in pairwise(best[1:]):
+            np.bitwise_xor(one, other, out=difference)
+            np.minimum(nearest, difference, out=nearest)
+        doubt: Marks = nearest <= LOW
         return doubt
 
     def _sorted(self) -> list[Words]:

@@ -19,7 +19,7 @@ import numpy as np
 from ._best import HIGH, LOW, Marks, Words
 from ._sieve import Indexes, Sieve
 from ._slots import SlotArray, Slots
-from ._vector import CACHED, lent, mix, stepped
+from ._vector import CACHED, lent, mix, partition_words
 from .columns import Columns, Members
 from .placement import Candidate
 from .rows import Rows
@@ -33,7 +33,7 @@ class RankedColumns(Columns):
     def __init__(self, members: Members, rows: Rows) -> None:
         super().__init__(members, rows)
         self._slots = Slots(members.seeds)
-        self._partitions = stepped(self._seeds.each)
+        self._partitions = partition_words(self._seeds)
         total, self._count = len(self._partitions), members.count
         # A partition's keys and slots are neighbours, in one line of the cache. For a spare that
         # is not known they are 0 and -1.

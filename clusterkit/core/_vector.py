@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import chain
 from math import isqrt
 from typing import TYPE_CHECKING
@@ -49,7 +50,7 @@ def all_rows(ranking: Ranking, seeds: PartitionSeeds) -> list[Row]:
     grid = Grid(ranking)
     if not grid.ids:
         return [()] * len(seeds.each)
-    places, unsure = grid.places(stepped(seeds.each))
+    places, unsure = grid.places(partition_words(seeds))
     rows = list(grid.rows(places))
     doubtful = np.flatnonzero(unsure).tolist()
     for index, row in zip(doubtful, ranking.rows(seeds.some(doubtful)), strict=True):
@@ -61,6 +62,14 @@ def stepped(seeds: Sequence[int]) -> Words:
     """Seeds after the first step of ``fmix64``, which can be taken before two meet."""
     words = np.array(seeds, np.uint64)
     return words ^ words >> _SHIFT
+
+
+@lru_cache(maxsize=4)  # as many as there are shapes whose seeds are kept
+def partition_words(seeds: PartitionSeeds) -> Words:
+    """The partitions' stepped seeds, for whoever reads them: they never change either."""
+    words = stepped(seeds.each)
+    words.flags.writeable = False
+    return words
 
 
 def mix(out: Words, spare: Words) -> Words:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ._best import HIGH, Words
 from ._sieve import Indexes, Sieve
 from ._slots import SlotArray, Slots
-from ._vector import Grid, estimates, scores, stepped
+from ._vector import Grid, estimates, partition_words, scores
 from .columns import Columns, Members
 from .costs import SLACK
 from .placement import Candidate
@@ -27,7 +27,7 @@ class VectorColumns(Columns):
 
     def __init__(self, members: Members, rows: Rows) -> None:
         super().__init__(members, rows)
-        self._partitions = stepped(self._seeds.each)
+        self._partitions = partition_words(self._seeds)
         self._slots = Slots(members.seeds)
         self._holders = self._slots.of_rows(rows)  # by rank and partition
         # As in the base class; of scores, the top 33 bits.

@@ -113,18 +113,23 @@ class Ranking:
             ValueError: Two candidates with one id, or the cluster's seed is out of its range.
         """
         nodes = sorted([c for c in candidates if c.weight], key=attrgetter("id"))
-        for one, other in pairwise(nodes):
-            if one.id == other.id:
-                raise ValueError(f"node {one.id!r} is among the candidates twice")
+        ids = [node.id for node in nodes]
+        if len(set(ids)) < len(ids):
+            twice = next(one for one, other in pairwise(ids) if one == other)
+            raise ValueError(f"node {twice!r} is among the candidates twice")
         count = min(shape.replication_factor, len(nodes))
         zones = zone_sizes(nodes)
         rounds = rounds_to_fill(zones, len(nodes), count)
         seeds64((), shape.cluster_seed, "node")  # says so if that is out of its range
         members: dict[tuple[int, str | None], list[str]] = {}
-        for node in nodes:
-            # A zone of one node is as none. One that has all nodes says nothing of where to go.
-            matters = node.zone is not None and 1 < zones[node.zone] < len(nodes)
-            members.setdefault((node.weight, node.zone if matters else None), []).append(node.id)
+        if not zones and len({node.weight for node in nodes}) == 1:
+            members[nodes[0].weight, None] = ids
+        else:
+            for node in nodes:
+                # A zone of one node is as none. One that has all nodes says nothing of where to go.
+                matters = node.zone is not None and 1 < zones[node.zone] < len(nodes)
+                group = node.weight, node.zone if matters else None
+                members.setdefault(group, []).append(node.id)
         groups = [
             Group(
                 weight,
