@@ -474,8 +474,9 @@ class KitBase(Hooks):
         run = self._run
         if run is None:
             raise KitStateError(
-                "the kit has not been started: enter it with 'with' or 'async with', or call "
-                "start(), before asking it",
+                "the kit has not been started: before asking it, enter it with 'with' "
+                "(clusterkit.sync) or 'async with' (clusterkit), or call start(), which asyncio "
+                "has to await",
                 state=KitState.NEW,
             )
         self._refuse_if_forked(run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from . import sync
 from ._base import Attempt, KitBase, seconds_of
@@ -23,6 +23,17 @@ class ClusterKit(KitBase):
     across one. A program that ends without ``stop()`` leaves the cluster all the same, and runs no
     more hooks.
     """
+
+    if not TYPE_CHECKING:  # for mypy it stays an error to write `with`
+
+        def __enter__(self):
+            raise TypeError(
+                "this kit is the one for asyncio: write `async with`, or take "
+                "clusterkit.sync.ClusterKit, the one for threads"
+            )
+
+        def __exit__(self, *_):
+            """Never reached, but looked up first."""
 
     async def __aenter__(self) -> Self:
         await self.start()

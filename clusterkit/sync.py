@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ._base import Attempt, KitBase, seconds_of
 from .engine.executors import in_hook
@@ -26,6 +26,17 @@ class ClusterKit(KitBase):
         face = cls.__new__(cls)
         face.__dict__ = other.__dict__  # one kit: the same hooks, the same run, now and later
         return face
+
+    if not TYPE_CHECKING:  # for mypy it stays an error to write `async with`
+
+        async def __aenter__(self):
+            raise TypeError(
+                "this kit is the one for threads: write `with`, or take clusterkit.ClusterKit, "
+                "the one for asyncio"
+            )
+
+        async def __aexit__(self, *_):
+            """Never reached, but looked up first."""
 
     def __enter__(self) -> Self:
         self.start()

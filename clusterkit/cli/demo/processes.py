@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from clusterkit.errors import ClusterKitError
 
-START_SECONDS: Final = 20.0
+START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 10.0
 
 
@@ -140,7 +140,10 @@ class NodeProcess:
         if self._ended:
             self._process.wait()
             self.check()
-        raise DemoError(f"{self.id} was not {word} within {seconds:.0f} s{self._last_words()}")
+        raise DemoError(
+            f"{self.id} was not {word} within {seconds:.0f} s, and still runs: the machine may be "
+            f"too busy for the demo, run it again when it is not{self._last_words()}"
+        )
 
     def _read(self) -> None:
         assert self._process.stdout is not None
