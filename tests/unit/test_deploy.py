@@ -13,6 +13,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -39,6 +40,7 @@ from tests.support.manifests import (
     container,
     environment,
     every,
+    kubectl,
     load,
     only,
     pod,
@@ -127,6 +129,20 @@ def test_the_readme_applies_each_and_makes_every_secret() -> None:
     used = set(re.findall(r'"secretName": "([^"]+)"', written)) - {"etcd-authority"}
     used |= set(re.findall(r'"secretKeyRef": {"key": "password", "name": "([^"]+)"}', written))
     assert used == made == {"etcd-tls", "etcd-root", "quickstart-etcd"}
+
+
+def test_the_steps_to_an_own_service_rename_everything(tmp_path: Path) -> None:
+    (steps,) = re.findall(r"^(?:    (?:cp|mv|find) .*\n)+", README.read_text(), re.MULTILINE)
+    shutil.copytree(KUBERNETES, tmp_path / "deploy" / "kubernetes")
+    subprocess.run(["bash", "-euc", steps], cwd=tmp_path, check=True)
+    for name in (*ETCDS, "colours-dev", "colours"):
+        path = tmp_path / "colours" / name
+        done = subprocess.run([kubectl(), "kustomize", path], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "quickstart" not in done.stdout
+        if name not in ETCDS:
+            assert "value: $(CLUSTERKIT_NODE_ID).colours.$(POD_NAMESPACE).svc:8080" in done.stdout
+            assert "image: clusterkit-colours:1" in done.stdout
 
 
 # -- images ---------------------------------------------------------------------------------------
