@@ -12,14 +12,16 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from datetime import timedelta
 from typing import TYPE_CHECKING, Unpack
+from zlib import crc32
 
 from . import _compose
 from ._asgi import ASGIApplication
 from ._compose import Run, plan_of
 from .config import Options, OptionsDict, balance_percent_of
 from .core.forecast import Alteration, Layout
-from .core.hashing import partition_index
+from .core.hashing import SPREAD, partition_index
 from .engine.checks import HealthCheck
+from .engine.lookup import Lookup
 from .engine.runner import Attendant, Runner
 from .engine.snapshot import Snapshot
 from .errors import (
@@ -73,6 +75,7 @@ class KitBase(Hooks):
         self._given = options
         self._options: Options | None = None
         self._run: Run | None = None
+        self._lookup = Lookup()  # the run's; of one that knows nothing, before the first
         self._starting = threading.Lock()
         self._stop_early = False
         self._health_checks: dict[str, HealthCheck] = {}
@@ -109,13 +112,22 @@ class KitBase(Hooks):
     def partition_for(self, key: Key, /) -> Partition:
         """The partition that a key belongs to, with its holders. A lookup, not a permission."""
         # Without a call that it can do without: this is in the path of each request of an
-        # application. Whatever is out of the ordinary goes the long way.
-        run = self._run
-        if run is not None:
-            find = run.runner.find
-            if find is not None:
-                return find(key)
-        return self._snapshot().view.partition_for(key)
+        # application. So what ``key_indexer`` does is written out for the usual key, and whatever
+        # is out of the ordinary goes the long way.
+        text, made, partitions = self._lookup.quick
+        try:
+            if type(key) is text:
+                found = made[(crc32(key.encode()) * SPREAD >> 32) % partitions]
+                if found is not None:
+                    return found
+            elif type(key) is bytes and text is str:
+                found = made[(crc32(key) * SPREAD >> 32) % partitions]
+                if found is not None:
+                    return found
+        except UnicodeEncodeError:
+            pass
+        find = self._lookup.find
+        return self._snapshot().view.partition_for(key) if find is None else find(key)
 
     def partition(self, partition_id: str, /) -> Partition:
         """The partition with that id.
@@ -385,7 +397,7 @@ class KitBase(Hooks):
             except BaseException:
                 self._unseal()
                 raise
-            self._run = run
+            self._run, self._lookup = run, run.runner.lookup
         run.runner.ended.add_done_callback(lambda _: self._unseal())
         attempt.made(run)
         try:

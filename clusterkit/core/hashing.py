@@ -10,11 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from struct import Struct
-from typing import Literal, Protocol, TypeVar
+from typing import Literal
 from zlib import crc32
-
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 MASK64 = (1 << 64) - 1
 KEY_HASHES = ("blake2b", "crc32")
@@ -24,7 +21,7 @@ _MOST_DIGITS = 18
 MIX_1 = 0xFF51AFD7ED558CCD
 MIX_2 = 0xC4CEB9FE1A85EC53
 # The first 60 bits of pi, shifted down to odd: a multiplier that nobody has picked for its effects.
-_SPREAD = 0x3243F6A8885A309
+SPREAD = 0x3243F6A8885A309
 
 
 def fmix64(x: int) -> int:
@@ -130,24 +127,8 @@ def _lanes(count: int) -> tuple[Struct, int, int]:
     return lanes, ones, ones * MASK64
 
 
-class Table(Protocol[T_co]):
-    """What stands at each partition's index."""
-
-    def __getitem__(self, index: int, /) -> T_co: ...
-
-
 def key_indexer(key_hash: str, partitions: int, cluster_seed: int) -> Callable[[str | bytes], int]:
     """Makes the function from a key to the index of its partition, 0 to ``partitions`` - 1.
-
-    It is ``key_lookup`` in the table of all indexes.
-    """
-    return key_lookup(key_hash, partitions, cluster_seed, range(partitions))
-
-
-def key_lookup(
-    key_hash: str, partitions: int, cluster_seed: int, table: Table[T]
-) -> Callable[[str | bytes], T]:
-    """Makes the function from a key to what the table has at the index of its partition.
 
     A ``str`` is the same key as its UTF-8 bytes; lone surrogates, which have none, are encoded as
     ``surrogatepass`` does. The function raises TypeError for anything but ``str`` and ``bytes``.
@@ -158,8 +139,6 @@ def key_lookup(
         partitions: How many partitions there are, at least 1. Up to 2**20 the partitions' shares
             differ by less than 0.03 %, which is what 32 bits allow.
         cluster_seed: The cluster's seed, an unsigned 64-bit integer. ``crc32`` does not use it.
-        table: It is asked for 0 to ``partitions`` - 1. It is looked at in here, and not by the
-            caller, because a call takes as long as all the rest.
 
     Raises:
         ValueError: No such hash, or a number out of its range.
@@ -167,44 +146,34 @@ def key_lookup(
     if partitions < 1:
         raise ValueError(f"partitions is {partitions}; a cluster has at least 1")
     if key_hash == "crc32":
-        return _crc32_lookup(partitions, table)
+        return _crc32_indexer(partitions)
     if key_hash == "blake2b":
-        return _blake2b_lookup(partitions, cluster_seed, table)
+        return _blake2b_indexer(partitions, cluster_seed)
     raise ValueError(f"key_hash is {key_hash!r}; known are: {', '.join(KEY_HASHES)}")
 
 
-def _crc32_lookup(partitions: int, table: Table[T]) -> Callable[[str | bytes], T]:
+def _crc32_indexer(partitions: int) -> Callable[[str | bytes], int]:
     # CRC-32 is linear: on numbered keys its bits repeat in a pattern, and taken modulo the
     # partitions as they are they leave some of those with many times their share. Bits 32 and up
-    # of the product hang on every bit of the checksum.
-    spread = _SPREAD
+    # of the product hang on every bit of the checksum. ``KitBase.partition_for`` has it written
+    # out once more.
+    def index(key: str | bytes) -> int:
+        return (crc32(_key_bytes(key)) * SPREAD >> 32) % partitions
 
-    def find(key: str | bytes) -> T:
-        if type(key) is str:
-            try:
-                return table[(crc32(key.encode()) * spread >> 32) % partitions]
-            except UnicodeEncodeError:
-                pass
-        elif type(key) is bytes:
-            return table[(crc32(key) * spread >> 32) % partitions]
-        return table[(crc32(_key_bytes(key)) * spread >> 32) % partitions]
-
-    return find
+    return index
 
 
-def _blake2b_lookup(
-    partitions: int, cluster_seed: int, table: Table[T]
-) -> Callable[[str | bytes], T]:
+def _blake2b_indexer(partitions: int, cluster_seed: int) -> Callable[[str | bytes], int]:
     # Copying a keyed state is faster than keying anew.
     start = blake2b(digest_size=8, key=_seed_bytes(cluster_seed), person=b"ck-key").copy
     number = int.from_bytes
 
-    def find(key: str | bytes) -> T:
+    def index(key: str | bytes) -> int:
         state = start()
         state.update(_key_bytes(key))
-        return table[number(state.digest(), "little") % partitions]
+        return number(state.digest(), "little") % partitions
 
-    return find
+    return index
 
 
 def _key_bytes(key: object) -> bytes:

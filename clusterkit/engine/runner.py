@@ -27,7 +27,7 @@ from ..core.records import RebalanceRequest
 from ..errors import KitStateError, NodeIdConflictError
 from ..hooks import HookSpec
 from ..metrics import MetricsSink
-from ..model import Key, KitState, Partition
+from ..model import KitState
 from ..ports import Clock, Put, Store, Txn
 from . import effects as fx
 from .checks import Checks, HealthCheck
@@ -37,6 +37,7 @@ from .errands import Errands
 from .executors import Executors
 from .jobs import CancelJob, HookSlow, HookTimedOut, RebalanceCompleted, StartJobs
 from .join import DisplacedError, Profile
+from .lookup import Lookup
 from .machine import Machine
 from .measure import Measure
 from .messages import (
@@ -101,7 +102,7 @@ class Runner:
 
     Attributes:
         snapshot: What lookups read; None before the first reading.
-        find: The partition of a key in that snapshot; None where that is not to be had.
+        lookup: The partitions of keys in that snapshot.
         ended: Done when the run has ended, however it came about.
         failure: The defect that ended it, None for none.
         watch_restarts: How often the watch broke.
@@ -154,7 +155,7 @@ class Runner:
         self._watcher: Watcher | None = None
         self._thread = threading.Thread(target=self._run, name="clusterkit-runner", daemon=True)
         self.snapshot: Snapshot | None = None
-        self.find: Callable[[Key], Partition] | None = None
+        self.lookup = Lookup()
         self.watch_restarts = 0
         self.view_since = clock.monotonic()
         self.forked = False
@@ -328,7 +329,7 @@ class Runner:
     def forget_parent(self) -> None:
         """In a forked child: whatever the parent may do, this process may not."""
         self.forked = True
-        self.find = None
+        self.lookup.close()
         if self.snapshot is not None:
             self.snapshot = replace(self.snapshot, session=None, kit_state=KitState.STOPPED)
         # Not the parent's: a thread that is not here may have held its lock at the fork.
@@ -488,7 +489,7 @@ class Runner:
                 self._executors.start(jobs)
             case fx.Publish(snapshot):
                 self._publish(snapshot)
-                self.find = snapshot.view._find
+                self.lookup.follow(snapshot)
             case CancelJob(job_id, reason):
                 self._executors.cancel(job_id, reason)
             case HookSlow(job):

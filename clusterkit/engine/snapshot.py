@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
 
-from ..core.hashing import Table, key_lookup, partition_id
+from ..core.hashing import key_indexer, partition_id
 from ..core.membership import State
 from ..core.placement import Row
 from ..core.rows import differences
@@ -19,27 +19,12 @@ from ..model import ClusterHealth, ClusterView, Key, KitState, Node, Partition
 from .session import Session
 
 
-class _Made(dict[int, Partition]):
-    """The partitions that have been asked for, by index; any other is made on its first asking."""
-
-    __slots__ = ("_epoch", "_nodes", "_rows")
-
-    def __init__(self, rows: Sequence[Row], nodes: Mapping[str, Node], epoch: int) -> None:
-        super().__init__()
-        self._rows = rows
-        self._nodes = nodes
-        self._epoch = epoch
-
-    def __missing__(self, index: int) -> Partition:
-        holders = [self._nodes[node_id] for node_id in self._rows[index]]
-        primary = holders[0] if holders else None
-        made = Partition(partition_id(index), index, primary, tuple(holders[1:]), self._epoch)
-        # Two threads may both make it: the two are equal, and the first one stays.
-        return self.setdefault(index, made)
-
-
 class LazyPartitions(Sequence[Partition]):
-    """The partitions of a view, each made when it is first asked for."""
+    """The partitions of a view, each made when it is first asked for.
+
+    Attributes:
+        made: Those that have been asked for, by index; None for the others.
+    """
 
     __slots__ = ("_epoch", "_nodes", "_rows", "made")
 
@@ -47,7 +32,20 @@ class LazyPartitions(Sequence[Partition]):
         self._rows = rows
         self._nodes = nodes
         self._epoch = epoch
-        self.made: Table[Partition] = _Made(rows, nodes, epoch)
+        # Not a dict, in which to look something up takes twice as long.
+        self.made: list[Partition | None] = [None] * len(rows)
+
+    def at(self, index: int) -> Partition:
+        """The partition with an index that there is."""
+        made = self.made[index]
+        if made is None:
+            holders = [self._nodes[node_id] for node_id in self._rows[index]]
+            primary = holders[0] if holders else None
+            # Two threads may both make it, and the two are equal.
+            self.made[index] = made = Partition(
+                partition_id(index), index, primary, tuple(holders[1:]), self._epoch
+            )
+        return made
 
     @overload
     def __getitem__(self, index: int) -> Partition: ...
@@ -55,14 +53,14 @@ class LazyPartitions(Sequence[Partition]):
     def __getitem__(self, index: slice) -> tuple[Partition, ...]: ...
     def __getitem__(self, index: int | slice) -> Partition | tuple[Partition, ...]:
         if isinstance(index, slice):
-            return tuple(self.made[i] for i in range(*index.indices(len(self))))
-        return self.made[index if index >= 0 else range(len(self))[index]]
+            return tuple(map(self.at, range(*index.indices(len(self)))))
+        return self.at(index if index >= 0 else range(len(self))[index])
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Partition]:
-        return (self.made[i] for i in range(len(self)))
+        return map(self.at, range(len(self)))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LazyPartitions):
@@ -193,7 +191,7 @@ def view_of(state: State, rows: Sequence[Row]) -> ClusterView:
     partitions = LazyPartitions(rows, nodes, state.epoch)
     find: Callable[[Key], Partition] = _no_partitions
     if config is not None:
-        find = key_lookup(config.key_hash, config.partitions, config.seed, partitions.made)
+        find = _finder(partitions, key_indexer(config.key_hash, config.partitions, config.seed))
     return ClusterView(
         revision=state.revision,
         nodes=nodes,
@@ -202,6 +200,10 @@ def view_of(state: State, rows: Sequence[Row]) -> ClusterView:
         _find=find,
         cordoned=frozenset(n for n in state.cordons if n in state.members),
     )
+
+
+def _finder(partitions: LazyPartitions, index: Callable[[Key], int]) -> Callable[[Key], Partition]:
+    return lambda key: partitions.at(index(key))
 
 
 def _no_partitions(key: Key) -> Partition:

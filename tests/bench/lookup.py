@@ -6,17 +6,14 @@ It gives the partition with all its holders, so the others are asked for three n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from tooz.hashring import HashRing as ToozRing
 from uhashring import HashRing as UhashRing
 
-from clusterkit import ClusterKit
+from clusterkit import ClusterHealth, ClusterKit, KitState
 from clusterkit.core.ownership import rows_of
-from clusterkit.engine.snapshot import view_of
+from clusterkit.engine.snapshot import Snapshots
 
 from .common import Row, at_most, faster, tidy, untidied
 from .state import cluster
@@ -33,23 +30,23 @@ class _Empty:
         pass
 
 
-@dataclass(frozen=True, slots=True)
-class _Runner:
-    find: Callable[[str], object]
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    runner: _Runner
-
-
 def rows(rounds: int) -> list[Row]:
     """Nanoseconds for one key of a thousand that are asked for in turn."""
     names = [f"node-{i}" for i in range(_NODES)]
     state = cluster(names, partitions=_PARTITIONS, replication=_HOLDERS)
     kit = ClusterKit(address="here:1")
-    started: Any = _Run(_Runner(view_of(state, rows_of(state))._find))
-    kit._run = started  # as after a start, without an etcd
+    assigned = rows_of(state)
+    snapshot = Snapshots("node-0").next(
+        state,
+        assigned,
+        kit_state=KitState.JOINED,
+        session=None,
+        initial_copies_done=True,
+        was_ready=True,
+        health=ClusterHealth("healthy", _NODES, 0, _NODES, (), ()),
+    )
+    assert snapshot is not None
+    kit._lookup.follow(snapshot)  # as after a start, without an etcd
     empty = _Empty()
     tooz, uhashring = ToozRing(names), UhashRing(names)
 
@@ -79,7 +76,6 @@ def rows(rounds: int) -> list[Row]:
                 side()
                 if number:  # the first makes the partitions
                     found.append((time.perf_counter() - began) / len(KEYS) * 1e9)
-    kit._run = None
     own, bare, by_tooz, by_uhashring = map(median, times)
     whole = "partition_for(key), 3 holders"
     return [
