@@ -32,11 +32,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed-demo: pyproject.toml clusterkit/_version.py | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[embedded,cli]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,cli]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml clusterkit/_version.py | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $(VENV)/.installed-demo $@
 
 .PHONY: demo demo-control dev
@@ -105,7 +105,7 @@ compat: | $(BIN)/python ## fresh environments: each Python found, protobuf 5, 6 
 	$(BIN)/python tools/compat.py
 
 $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@
 
 .PHONY: docs docs-serve
@@ -121,7 +121,7 @@ proto: | $(BIN)/python ## generates the Python modules of proto/ again
 
 .PHONY: build clean
 build: | $(BIN)/python ## a wheel in dist/
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 .PHONY: release-check
 release-check: $(VENV)/.installed-dev ## builds sdist and wheel, looks into them, runs the demo from them
