@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
 from functools import partial
 
@@ -24,7 +25,7 @@ from clusterkit import (
 )
 from clusterkit.testing import EmbeddedEtcd
 
-from .support import PARTITIONS, Cluster, Recorder, agree, eventually, is_state
+from .support import PARTITIONS, Cluster, Recorder, agree, eventually, is_state, kit_threads
 
 
 def test_fenced_without_etcd_and_an_owner_again_with_it(
@@ -149,8 +150,11 @@ def test_a_stop_without_etcd_ends_in_time(own_etcd: EmbeddedEtcd, own_cluster: C
     a = own_cluster.node("a")
     agree([a])
     own_etcd.stop()
+    began = time.monotonic()
     a.stop(1.0)
+    assert time.monotonic() - began < 10  # hooks twice 1 s, and an etcd that refuses at once
     assert a.kit.state is KitState.STOPPED
+    assert not kit_threads()
 
 
 def test_hooks_go_on_while_etcd_is_away(own_etcd: EmbeddedEtcd, own_cluster: Cluster) -> None:
