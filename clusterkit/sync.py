@@ -71,7 +71,6 @@ class ClusterKit(KitBase):
         """
         run = self._end(timeout)
         if run is not None and not in_hook():
-            run.ended.result()
             run.join()
 
     def wait_ready(self, timeout: Duration | None = None) -> None:
@@ -108,11 +107,9 @@ class ClusterKit(KitBase):
     def wait_stopped(self, timeout: Duration | None = None) -> bool:
         """Waits until the kit has stopped, whoever asked for it; False if it has not in time."""
         try:
-            run = self._running().runner
-            run.ended.result(None if timeout is None else seconds_of(timeout))
+            self._running().runner.join(None if timeout is None else seconds_of(timeout))
         except TimeoutError:
             return False
-        run.join()
         return True
 
     def rebalance(self, reason: str = "") -> int:

@@ -42,7 +42,7 @@ class Slots:
             self.live = np.concatenate((self.live, np.zeros(size + 1, np.bool_)))
         slot = self.of[node] = self._free.pop()
         self.ids[slot] = node
-        self.words[slot] = seed ^ seed >> 33
+        self.words[slot] = stepped([seed])[0]
         self.live[slot] = True
         return slot
 

@@ -23,7 +23,7 @@ from heapq import heapify, heappop, heappush
 from typing import TypeAlias
 
 from .costs import cost
-from .hashing import SeedBlock, fmix64, partition_id, seed64
+from .hashing import SeedBlock, fmix64, partition_id, seed64, seeds64
 from .placement import Candidate, Row, spread
 
 Rank: TypeAlias = tuple[int, int, int]
@@ -225,7 +225,7 @@ class _Seeds:
 
     def __init__(self, ids: Sequence[str], cluster_seed: int) -> None:
         self._cluster_seed = cluster_seed
-        self._nodes = [seed64(name, cluster_seed, "node") for name in ids]
+        self._nodes = seeds64(ids, cluster_seed, "node")
         self._block = SeedBlock(self._nodes)
         self._partitions: dict[int, int] = {}
 

@@ -58,13 +58,7 @@ def seed64(name: str, cluster_seed: int, domain: Literal["partition", "node"]) -
     Raises:
         ValueError: ``cluster_seed`` is no unsigned 64-bit integer.
     """
-    digest = blake2b(
-        name.encode(),
-        digest_size=8,
-        key=_seed_bytes(cluster_seed),
-        person=b"ck-" + domain.encode(),
-    )
-    return int.from_bytes(digest.digest(), "little")
+    return seeds64((name,), cluster_seed, domain)[0]
 
 
 def seeds64(

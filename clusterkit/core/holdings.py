@@ -215,7 +215,7 @@ class Holdings:
 
         return sorted(proven, key=order) + sorted(doubtful, key=order)
 
-    def has_holder(self, gain: Gain, row: Row, members: Collection[str]) -> bool:
+    def surely_has_source(self, gain: Gain, row: Row, members: Collection[str]) -> bool:
         """Whether some member is one of ``sources``, as far as that is quickly told.
 
         It is if it is a holder that is proven to have the data, or held the partition since that

@@ -49,7 +49,7 @@ def lost_events(
         if not gain.needs_data or not last or holdings.keeps(gain):
             continue
         # The first question is cheap, and answers nearly all.
-        if holdings.has_holder(gain, rows[gain.index], state.members) or holdings.sources(
+        if holdings.surely_has_source(gain, rows[gain.index], state.members) or holdings.sources(
             gain,
             rows[gain.index],
             old_primary=None,

@@ -75,17 +75,13 @@ class Assessment:
         # too much for a large cluster.
         of = state.members, state.alive, state.history, state.config, fenced, failing, lost, overdue
         same = len(self._of) == len(of) and all(map(operator.is_, self._of, of))
-        if same and (self._due is None or at.mono < self._due):
-            if not hold:
-                self._tell(state, tell, at)
-            return
-        self._of = of
-        found = health.assess(
-            state, now=at.wall, fenced=fenced, owed_failing=failing, lost=lost, overdue=overdue
-        )
-        ends = health.retention_ends(state, at.wall)
-        self._due = None if ends is None else at.mono + ends.total_seconds()
-        self.health = found
+        if not same or (self._due is not None and at.mono >= self._due):
+            self._of = of
+            self.health = health.assess(
+                state, now=at.wall, fenced=fenced, owed_failing=failing, lost=lost, overdue=overdue
+            )
+            ends = health.retention_ends(state, at.wall)
+            self._due = None if ends is None else at.mono + ends.total_seconds()
         if not hold or fenced:
             self._tell(state, tell, at)
 

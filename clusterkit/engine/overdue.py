@@ -34,14 +34,13 @@ class Overdue:
     def __init__(self, seconds: float | None) -> None:
         self.nodes: tuple[str, ...] = ()
         self._seconds = seconds
-        self._mark: _Mark | None = None  # whose time runs, or has run out without a newer epoch
-        self._missed: _Mark | None = None  # what ``nodes`` have not given a receipt for
-        self._waits = False
+        self._mark: _Mark | None = None  # the newest
+        self._missed: _Mark | None = None  # the newest whose time is over: what ``nodes`` owe
         self._of: State | None = None
 
     def wake_at(self) -> float | None:
         """When the time of the mark is over; None if none runs."""
-        return self._mark.due if self._mark is not None and self._waits else None
+        return None if self._mark is None or self._mark is self._missed else self._mark.due
 
     def follow(self, state: State, mono: float) -> None:
         """Looks at the newest state."""
@@ -49,16 +48,15 @@ class Overdue:
             return
         if self._mark is not None and state.epoch < self._mark.epoch:
             # etcd was restored from a backup.
-            self.nodes, self._mark, self._missed, self._waits = (), None, None, False
-        if self._waits and self._mark is not None and mono >= self._mark.due:
-            self._waits = False
+            self.nodes, self._mark, self._missed = (), None, None
+        due = self.wake_at()
+        if due is not None and mono >= due:
             self._missed = self._mark
             self._find(state.members, state)
         elif self.nodes and not _alike(self._of, state):
             self._find(self.nodes, state)
-        if not self._waits and (self._mark is None or state.epoch != self._mark.epoch):
+        if self.wake_at() is None and (self._mark is None or state.epoch != self._mark.epoch):
             self._mark = _Mark(state.epoch, state.revision, mono + self._seconds)
-            self._waits = True
 
     def _find(self, among: Iterable[str], state: State) -> None:
         self._of = state

@@ -221,7 +221,6 @@ class Runner:
                 joined.result()
         except BaseException:
             self.request_stop(0.0)
-            self.ended.result()
             self.join()
             if self.failure is not None:
                 raise self._stopped() from self.failure
@@ -232,8 +231,13 @@ class Runner:
         self._presence.cancel()
         self._queue.put(Stop(timeout))
 
-    def join(self) -> None:
-        """After ``ended``, which the runner's thread says with its last words: until it is gone."""
+    def join(self, timeout: float | None = None) -> None:
+        """Waits for the end of the run, and of its thread, which says so with its last words.
+
+        Raises:
+            TimeoutError: The run has not ended within ``timeout`` seconds.
+        """
+        self.ended.result(timeout)
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(_JOIN_SECONDS)
 

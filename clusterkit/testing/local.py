@@ -298,7 +298,6 @@ class LocalCluster(Sequence[LocalKit]):
         ends = [k._end(_STOP_SECONDS) for k in (*self._kits, *self._async_kits)]
         for run in ends:
             if run is not None:
-                run.ended.result()
                 run.join()
         if self._server is not None:
             self._server.close()

@@ -123,19 +123,21 @@ def test_whom_an_earlier_change_made_a_holder_comes_last_until_it_has_proved_its
 def test_another_holder_counts_as_one_once_it_has_proved_itself_and_is_a_member() -> None:
     story = Story("a")
     (gain,) = story.to("ab")
-    assert story.holdings.has_holder(gain, story.rows[0], ALL)
-    assert not story.holdings.has_holder(gain, story.rows[0], "bc")
+    assert story.holdings.surely_has_source(gain, story.rows[0], ALL)
+    assert not story.holdings.surely_has_source(gain, story.rows[0], "bc")
     (last,) = story.to("bc", gone="a")[-1:]
     assert last.node_id == "c"
-    assert not story.holdings.has_holder(last, story.rows[0], ALL)  # b waits for the data itself
+    assert not story.holdings.surely_has_source(
+        last, story.rows[0], ALL
+    )  # b waits for the data itself
 
 
 def test_who_held_it_before_counts_as_one_while_it_is_a_member() -> None:
     story = Story("a")
     (gain,) = story.to("b")
     assert story.sources(gain) == "a"
-    assert story.holdings.has_holder(gain, story.rows[0], ALL)
-    assert not story.holdings.has_holder(gain, story.rows[0], "bc")
+    assert story.holdings.surely_has_source(gain, story.rows[0], ALL)
+    assert not story.holdings.surely_has_source(gain, story.rows[0], "bc")
 
 
 def test_a_receipt_for_an_older_epoch_proves_nothing() -> None:
