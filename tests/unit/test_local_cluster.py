@@ -337,3 +337,14 @@ def test_a_stop_returns_when_every_thread_is_gone() -> None:
             assert left <= {"clusterkit-memory-leases"}  # the store's, and not the kit's
     finally:
         sys.setswitchinterval(before)
+
+
+def test_a_stop_returns_when_the_runner_has_said_its_last_words() -> None:
+    """Whoever waits in vain for something is told of the end after those who wait for the end."""
+    kit = memory_kit(partitions=4)
+    kit.start()
+    assert kit._run is not None
+    never = kit._run.runner.when(lambda _: False)
+    never.add_done_callback(lambda _: threading.Event().wait(0.2))
+    kit.stop()
+    assert "clusterkit-runner" not in {thread.name for thread in our_threads()}
