@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.checks import check, check_settled
@@ -79,6 +79,19 @@ def _do(
     happenings=st.lists(_happenings, min_size=4, max_size=40),
     replication=st.integers(1, 3),
     late_news=st.sampled_from([0.0, 0.2]),
+)
+@example(
+    # What the process that was displaced copies is not what its successor has.
+    happenings=[
+        ("start", "a"),
+        ("take over", "a"),
+        ("hooks", "a", "slow"),
+        ("start", "d"),
+        ("wait", 0.3),
+        ("leave", "d"),
+    ],
+    replication=1,
+    late_news=0.0,
 )
 def test_whatever_happens_events_are_true_and_data_follows(
     happenings: list[tuple[str, *tuple[object, ...]]], replication: int, late_news: float

@@ -480,7 +480,10 @@ class Life:
 
     def _work(self, call: Call) -> BaseException | None:
         match call.event:
-            case PartitionChangeEvent() as event if event.copy_to_node.id == self.node_id:
+            # Another process of this id may have taken it over: what that one gets is not here.
+            case PartitionChangeEvent(copy_to_node=node) as event if (
+                node.incarnation == self.incarnation
+            ):
                 return self.sim.copy(event)
             case PartitionDropEvent() as event:
                 self.sim.drop(self, event)
