@@ -283,9 +283,10 @@ def _assemble(
     hook_timeout, migration_timeout = options.hook_timeout, options.migration_timeout
     # An observer has no name in the cluster; no node can have an empty one.
     node_id = "" if profile is None else profile.node_id
+    incarnation = secrets.token_hex(16) if profile is None else profile.incarnation
     dispatcher = Dispatcher(
         specs,
-        node_id=node_id,
+        incarnation=incarnation,
         max_concurrent=options.max_concurrent_hooks,
         max_moves=options.max_moves_in_flight,
         hook_timeout=None if hook_timeout is None else hook_timeout.total_seconds(),
@@ -295,7 +296,7 @@ def _assemble(
     machine = Machine(
         keys=keys,
         node_id=node_id,
-        incarnation=secrets.token_hex(16) if profile is None else profile.incarnation,
+        incarnation=incarnation,
         dispatcher=dispatcher,
         settle_seconds=options.settle_time.total_seconds(),
         overdue_seconds=None if migration_timeout is None else migration_timeout.total_seconds(),

@@ -54,10 +54,10 @@ class Dispatcher:
 
     Args:
         specs: The hooks, in the order of their registration.
-        node_id: This node, for hooks with ``mine``.
+        incarnation: This process, for hooks with ``mine`` and for ``max_moves``.
         max_concurrent: How many runs there may be at once.
         reserved: How many of those partition changes may never take.
-        max_moves: How many changes that bring data to this node may run at once; None for as many
+        max_moves: How many changes that bring data to this process may run at once; None for as many
             as changes may.
         hook_timeout: Seconds for hooks that have no time-out of their own; None for no limit.
         migration_timeout: The same, for hooks of partition changes.
@@ -73,7 +73,7 @@ class Dispatcher:
         self,
         specs: Iterable[HookSpec],
         *,
-        node_id: str,
+        incarnation: str,
         max_concurrent: int = 50,
         reserved: int = 2,
         max_moves: int | None = None,
@@ -91,9 +91,9 @@ class Dispatcher:
             slow_after=slow_after,
             grace=grace,
         )
-        self._interest = Interest(node_id, specs)
+        self._interest = Interest(incarnation, specs)
         self._news = NewsLanes(self._slots)
-        mover = None if max_moves is None else node_id
+        mover = None if max_moves is None else incarnation
         self._rebalances = Rebalances(self._slots, self._news, self._interest, grace, mover)
         self._changes = self._rebalances.changes
         self._awaited_news: set[News] = set()

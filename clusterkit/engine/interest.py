@@ -14,11 +14,12 @@ class Interest:
     """The hooks of one node, in the order of their registration.
 
     Args:
-        node_id: This node, for hooks with ``mine``.
+        incarnation: This process, for hooks with ``mine``. Another that has taken its node id over
+            is not it.
     """
 
-    def __init__(self, node_id: str, specs: Iterable[HookSpec]) -> None:
-        self._node_id = node_id
+    def __init__(self, incarnation: str, specs: Iterable[HookSpec]) -> None:
+        self._incarnation = incarnation
         self._specs: dict[HookKind, tuple[HookSpec, ...]] = {}
         self.add(specs)
 
@@ -40,12 +41,12 @@ class Interest:
 
     def wants(self, spec: HookSpec, event: Event) -> bool:
         """Whether a hook of news wants an event of its kind."""
-        mine = not isinstance(event, NODE_EVENTS) or event.node.id == self._node_id
+        mine = not isinstance(event, NODE_EVENTS) or event.node.incarnation == self._incarnation
         return mine or not spec.mine
 
     def wanting(self, event: PartitionChangeEvent) -> tuple[HookSpec, ...]:
         """The hooks that want a change."""
-        mine = event.copy_to_node.id == self._node_id
+        mine = event.copy_to_node.incarnation == self._incarnation
         specs = self._all_changes if mine else self._changes_of_others
         if not self._sifted:
             return specs

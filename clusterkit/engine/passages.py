@@ -173,5 +173,6 @@ class Passages:
                 for drop in local_events.drop_events(
                     self._me, node_id, receipt, passage.rows, passage.new, self._holdings, at.wall
                 ):
-                    if self._stay.live:
+                    # What a successor on this id may delete is not this process's to delete.
+                    if self._stay.live and self._stay.is_mine(passage.new):
                         self._delivery.news("partition_drop", drop, at)

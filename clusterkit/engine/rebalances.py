@@ -38,7 +38,7 @@ class Rebalances:
         news: Where start and complete hooks go.
         interest: Which hooks there are.
         grace: Seconds that a newer rebalance waits for the one that it supersedes.
-        mover: The node whose fetching is limited; None if none is.
+        mover: The incarnation of the process whose fetching is limited; None if none is.
 
     Attributes:
         begun: Rebalances begun, so far.
@@ -170,7 +170,7 @@ class Rebalances:
 
     def _moves(self, event: PartitionChangeEvent) -> bool:
         mover = self._mover
-        return mover is not None and event.needs_data and event.copy_to_node.id == mover
+        return mover is not None and event.needs_data and event.copy_to_node.incarnation == mover
 
     # -- from phase to phase ----------------------------------------------------------------
 

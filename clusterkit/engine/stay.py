@@ -131,9 +131,11 @@ class Stay:
             return
         if isinstance(change, Left) and change.record.nonce == session.nonce:
             self._ended(change.reason, at)
-        elif isinstance(change, Rejoined) and change.record.nonce not in (
-            session.nonce,
-            self.expected,
+        elif (
+            isinstance(change, Rejoined)
+            and change.record.nonce not in (session.nonce, self.expected)
+            # A view that is behind may show who had the place before, perhaps this process itself.
+            and self._delivery.revision > session.revision
         ):
             self._ended("replaced", at)
 

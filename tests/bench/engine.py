@@ -25,12 +25,13 @@ from .common import tidy
 from .peers import LIMIT, TIMEOUT
 
 NODE = "node-0"
+_INCARNATION = "i-node-0"
 _NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
 
 def changes(count: int) -> list[PartitionChangeEvent]:
     """So many changes whose target is ``NODE``, as the ledger makes them."""
-    target = Node(NODE, "node-0.test:1", {}, None, 100, {}, "incarnation", "active", _NOW)
+    target = Node(NODE, "node-0.test:1", {}, None, 100, {}, _INCARNATION, "active", _NOW)
     return [
         PartitionChangeEvent(
             timestamp=_NOW,
@@ -57,7 +58,7 @@ class Engine:
         self._queue: queue.SimpleQueue[list[Run]] = queue.SimpleQueue()
         self._executors = Executors(self._queue.put, loop=loop, context=contextvars.copy_context())
         self._dispatcher = Dispatcher(
-            hooks._specs(), node_id=NODE, max_concurrent=LIMIT, migration_timeout=TIMEOUT
+            hooks._specs(), incarnation=_INCARNATION, max_concurrent=LIMIT, migration_timeout=TIMEOUT
         )
         self._measure = Measure(lambda: sink)
         self._complete = False

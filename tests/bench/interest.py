@@ -96,10 +96,10 @@ def _begin(state: State, assigned: tuple[Row, ...], reset: Collection[str]) -> _
     hooks = Hooks()
     hooks.on_partition_change(mine=True)(lambda event: None)
     delivery = Delivery(
-        Dispatcher(hooks._specs(), node_id=ME),
+        Dispatcher(hooks._specs(), incarnation=f"i-{ME}"),
         Outbox(),
         node_id=ME,
-        incarnation="i",
+        incarnation=f"i-{ME}",
         settle_seconds=0.0,
     )
     delivery.ledger.start_from(assigned)

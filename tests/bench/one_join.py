@@ -97,5 +97,5 @@ def rows(rounds: int) -> list[Row]:
 def _delivery(me: str) -> Delivery:
     hooks = Hooks()
     hooks.on_partition_change(mine=True)(lambda event: None)
-    dispatcher = Dispatcher(hooks._specs(), node_id=me)
-    return Delivery(dispatcher, Outbox(), node_id=me, incarnation="i", settle_seconds=0.0)
+    dispatcher = Dispatcher(hooks._specs(), incarnation=f"i-{me}")
+    return Delivery(dispatcher, Outbox(), node_id=me, incarnation=f"i-{me}", settle_seconds=0.0)

@@ -18,7 +18,7 @@ EPOCH = 10
 def member(node_id: str) -> NodeRecord:
     """A node as etcd has it."""
     nothing = MappingProxyType[str, str]({})
-    node = Node(node_id, f"{node_id}.test:1", nothing, None, 100, nothing, "i", "active", AT)
+    node = Node(node_id, f"{node_id}.test:1", nothing, None, 100, nothing, f"i-{node_id}", "active", AT)
     return NodeRecord(node, f"nonce-of-{node_id}", "memory", None, False, Process())
 
 
@@ -30,7 +30,7 @@ def cluster(nodes: Iterable[str], *, partitions: int, replication: int = 3) -> S
         cluster_id=1,
         config=ClusterConfig(partitions, replication, "crc32", 1, 7),
         members=members,
-        alive={(node_id, "i"): Alive(m.nonce) for node_id, m in members.items()},
+        alive={(node_id, f"i-{node_id}"): Alive(m.nonce) for node_id, m in members.items()},
         receipts={node_id: Receipt(m.nonce, EPOCH - 1) for node_id, m in members.items()},
     )
 
@@ -43,7 +43,7 @@ def joined(state: State, node_id: str) -> State:
         revision=state.revision + 1,
         membership_revision=state.revision + 1,
         members={**state.members, node_id: record},
-        alive={**state.alive, (node_id, "i"): Alive(record.nonce)},
+        alive={**state.alive, (node_id, f"i-{node_id}"): Alive(record.nonce)},
     )
 
 

@@ -76,8 +76,8 @@ def run(folder: Path, seed: int, seconds: float, tell: Callable[[str], None] = p
         for thread in lanes:
             thread.join()
         tell("waiting for everything to settle")
-        if not world.settle(_SETTLE_SECONDS):
-            outcome.violations.append(Violation("settle", "all", "they never settled"))
+        if (left := world.settle(_SETTLE_SECONDS)) is not None:
+            outcome.violations.append(Violation("settle", "all", f"they never settled: {left}"))
         if world.truth.failure is not None:
             raise world.truth.failure
     finally:

@@ -120,41 +120,46 @@ class World:
         revision = until(written, SECONDS)
         return bool(revision and until(lambda: self.truth.revision >= revision, SECONDS))
 
-    def settled(self) -> bool:
-        """Whether every process that should be a member is, knows all, and has done all."""
+    def unsettled(self) -> str | None:
+        """What is still to come: a process that is no member, knows not all, or has work."""
         revision, stays = self.truth.revision, self.truth.stays
         if set(stays.present) != set(self.lives):
-            return False
+            return f"the members are {sorted(stays.present)}, and not {sorted(self.lives)}"
         for node_id, life in self.lives.items():
             view = life.newest("view")
-            if view is None or self.nonce_of(life) is None or view["rev"] != revision:
-                return False
+            if view is None or self.nonce_of(life) is None:
+                return f"{life.name} is no member"
+            if view["rev"] != revision:
+                return f"{life.name} is at revision {view['rev']}, and etcd at {revision}"
             if view["session"] is None or stays.receipts.get(node_id) != view["epoch"]:
-                return False
-            if life.count("hook") != life.count("ended"):
-                return False
+                return f"{life.name} has no session, or gave no receipt for {view['epoch']}"
+            hooks = life.count("hook"), life.count("ended")
             begun, done = (
                 life.count("hook", kind=k) for k in ("rebalance_start", "rebalance_complete")
             )
-            if begun != done:
-                return False
-        return revision == self.truth.revision
+            if hooks[0] != hooks[1] or begun != done:
+                return f"{life.name} has hooks {hooks} begun and ended, rebalances {begun, done}"
+        return None if revision == self.truth.revision else "etcd still changes"
 
-    def settle(self, seconds: float) -> bool:
-        """Waits until everything has settled, and stays so for a second; then ends the record."""
+    def settle(self, seconds: float) -> str | None:
+        """Waits until everything has settled, and stays so for a second; then ends the record.
+
+        Returns:
+            What was still unsettled when the time was over.
+        """
 
         def calm() -> bool:
             revision = self.truth.revision
             return (
-                self.settled()
+                self.unsettled() is None
                 and until(lambda: self.truth.revision != revision, 1.0) is None
-                and self.settled()
+                and self.unsettled() is None
             )
 
-        calmed = bool(until(calm, seconds))
+        left = None if until(calm, seconds) else self.unsettled() or "it was never calm for long"
         self.log("end", alive=[life.name for life in self.lives.values()])
         self.truth.close()
-        return calmed
+        return left
 
     def close(self) -> None:
         self._exits.close()

@@ -57,7 +57,7 @@ MAX, RESERVED, TIMEOUT, SLOW, GRACE = 4, 1, 30.0, 5.0, 5.0
 
 
 def node(node_id: str) -> Node:
-    return Node(node_id, "h:1", {}, None, 100, {}, "i", "active", NOW)
+    return Node(node_id, "h:1", {}, None, 100, {}, f"i-{node_id}", "active", NOW)
 
 
 @dataclass
@@ -117,7 +117,7 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.specs = hooks._specs()
         self.dispatcher = Dispatcher(
             self.specs,
-            node_id=NODES[0],
+            incarnation=f"i-{NODES[0]}",
             max_concurrent=MAX,
             reserved=RESERVED,
             hook_timeout=TIMEOUT,

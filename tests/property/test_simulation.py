@@ -23,6 +23,7 @@ _happenings = st.one_of(
     st.tuples(st.sampled_from(["cut", "heal", "reread", "remove", "rebalance"]), _nodes),
     st.tuples(st.just("hooks"), _nodes, st.sampled_from(get_args(Mode))),
     st.tuples(st.just("delay"), _nodes, st.sampled_from([0.0, 0.1, 1.0])),
+    st.tuples(st.just("outages"), _nodes, st.integers(1, 3)),
     st.tuples(st.just("wait"), st.sampled_from([0.01, 0.1, 0.3, 1.0, 2.0, 4.0, TTL + 2.0])),
     st.tuples(st.just("wait"), st.sampled_from([0.3, 1.0, TTL + 2.0])),
 )
@@ -72,6 +73,19 @@ def _do(
                     life.mode = mode
                 case "delay", [float(seconds)]:
                     life.delay = seconds
+                case "outages", [int(times)]:
+                    _outages(sim, life, times)
+
+
+def _outages(sim: Simulation, life: Life, times: int) -> None:
+    """A node loses its lease and joins again, more than once before its watch comes back."""
+    life.delay = times * 2 * TTL
+    for _ in range(times):
+        life.cut_off()
+        sim.run_for(TTL + 2.0)
+        life.heal()
+        sim.run_for(3.0)
+    life.delay = 0.0
 
 
 @settings(max_examples=150)

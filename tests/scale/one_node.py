@@ -101,7 +101,7 @@ class _Observer:
         @hooks.on_partition_change(mine=True)
         def change(event: Event) -> None: ...
 
-        dispatcher = Dispatcher(hooks._specs(), node_id="node-0")
+        dispatcher = Dispatcher(hooks._specs(), incarnation="i0")
         self.machine = Machine(
             keys=world.keys,
             node_id="node-0",

@@ -38,6 +38,8 @@ def check_settled(sim: Simulation) -> None:
     assert all(view == views[0] for view in views)
     for life in lives:
         assert life.dispatcher.idle, f"{life.node_id} still has work"
+        if life not in inside:
+            _put_out(sim, life)
     for life in inside:
         snapshot = life.snapshot
         assert snapshot is not None
@@ -52,6 +54,18 @@ def check_settled(sim: Simulation) -> None:
             if life.node_id in row:
                 _gained(life, index, nonce)
                 assert f"partition-{index}" in mine, f"{life.node_id} lacks partition-{index}"
+
+
+def _put_out(sim: Simulation, life: Life) -> None:
+    """Only somebody else's will keeps a process out: an administrator's, or a rival's."""
+    stays = [m[life.node_id] for m in sim.members.values() if life.node_id in m]
+    rival = any(stay.node.incarnation != life.incarnation for stay in stays)
+    removed = any(
+        sim.ends.get(stay.nonce) == "removed_by_admin"
+        for stay in stays
+        if stay.node.incarnation == life.incarnation
+    )
+    assert rival or removed, f"{life.node_id} stays out, and nobody wanted that"
 
 
 def _gained(life: Life, index: int, nonce: str) -> None:

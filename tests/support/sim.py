@@ -134,7 +134,7 @@ class _Recorder(Dispatcher):
     def __init__(self, life: Life) -> None:
         super().__init__(
             _hooks(),
-            node_id=life.node_id,
+            incarnation=life.incarnation,
             max_concurrent=SLOTS,
             reserved=RESERVED,
             hook_timeout=HOOK_TIMEOUT,

@@ -46,7 +46,7 @@ ids = itertools.count(1)
 
 
 def node(node_id: str) -> Node:
-    return Node(node_id, "h:1", {}, None, 100, {}, "i", "active", NOW)
+    return Node(node_id, "h:1", {}, None, 100, {}, f"i-{node_id}", "active", NOW)
 
 
 def joined(who: str) -> NodeJoinEvent:
@@ -138,7 +138,7 @@ class Lab:
     ) -> None:
         self.dispatcher = Dispatcher(
             hooks._specs(),
-            node_id="me",
+            incarnation="i-me",
             max_concurrent=max_concurrent,
             reserved=reserved,
             hook_timeout=hook_timeout,
@@ -1045,7 +1045,7 @@ def test_the_cost_of_a_change_does_not_grow_with_their_number() -> None:
 
     def lines(count: int) -> float:
         changes = [change(n) for n in range(count)]
-        dispatcher = Dispatcher(hooks._specs(), node_id="me")
+        dispatcher = Dispatcher(hooks._specs(), incarnation="i-me")
         seen = 0
 
         def see(frame: FrameType, what: str, arg: object) -> Callable[..., Any]:

@@ -173,6 +173,32 @@ def test_whoever_is_taken_over_loses_its_roles_and_hears_nothing_of_its_successo
     assert any(roles(new).values())
 
 
+def test_what_a_successor_gains_or_may_drop_is_not_told_to_whoever_was_taken_over(
+    sim: Simulation,
+) -> None:
+    hooks = Hooks()
+    hooks.on_partition_change(mine=True)(lambda e: None)
+    hooks.on_node_rejoin(mine=True)(lambda e: None)
+    specs = hooks._specs()
+    old, _ = settled(sim, "a", "b")
+    for spec in specs:
+        old.tell(old.machine.hook_added(spec, old.at()))
+    sim.settle()
+    assert any(call.job.spec in specs for call in old.calls)
+    before = len(old.calls)
+    new = sim.start("a")
+    sim.settle()
+    others = settled(sim, "c", "d")
+    assert new.events("partition_drop")
+    for other in others:
+        other.leave()
+    sim.settle()
+    since = old.calls[before:]
+    assert [e for call in since if call.job.spec in specs for e in [call.event]] == []
+    assert [call.event for call in since if call.kind == "partition_drop"] == []
+    assert any(call.kind == "node_join" for call in since), "it goes on looking on"
+
+
 @pytest.mark.parametrize("late_news", [0.0, 0.3])
 def test_whoever_is_taken_over_stays_out(sim: Simulation, late_news: float) -> None:
     old = sim.start("a")
@@ -217,6 +243,47 @@ def test_a_lease_that_ends_before_the_join_is_answered_is_noticed(sim: Simulatio
     sim.settle()
     assert state(a) is KitState.JOINED
     assert a.registers == 1
+
+
+def test_who_joined_twice_before_its_view_had_either_is_not_taken_over_by_itself(
+    sim: Simulation,
+) -> None:
+    a, b = settled(sim, "a", "b")
+    a.delay = 12 * TTL  # its keep-alives get through, and its watch does not
+    for joins in (1, 2):
+        a.cut_off()
+        sim.run_for(TTL + 1.0)
+        a.heal()
+        sim.run_for(TTL)
+        assert a.registers == joins
+    a.delay = 0.0
+    sim.run_for(12 * TTL)
+    sim.settle()
+    assert state(a) is KitState.JOINED
+    assert a.registers == 2
+    assert len(told(b, "node_rejoin", NodeRejoinEvent)) == 2
+
+
+def test_whoever_had_the_place_before_a_join_and_left_it_again_is_no_successor(
+    sim: Simulation,
+) -> None:
+    a, b = settled(sim, "a", "b")
+    a.cut_off()
+    sim.run_for(2 * TTL)
+    other = sim.start("a")
+    sim.run_for(1.0)
+    other.leave()
+    a.delay = 4 * TTL
+    a.heal()
+    sim.run_for(2 * TTL)
+    a.delay = 0.0
+    sim.run_for(6 * TTL)
+    sim.settle()
+    assert state(a) is KitState.JOINED
+    assert [e.node.incarnation for e in told(b, "node_rejoin", NodeRejoinEvent)] == [
+        other.incarnation,
+        a.incarnation,
+    ]
 
 
 def test_a_stopping_node_has_no_session_whatever_comes_late(sim: Simulation) -> None:

@@ -142,7 +142,7 @@ T0 = datetime(2026, 1, 1, tzinfo=UTC)
 
 def member(node_id: str) -> NodeRecord:
     nothing = MappingProxyType[str, str]({})
-    node = Node(node_id, "h:1", nothing, None, 100, nothing, "i", "active", T0)
+    node = Node(node_id, "h:1", nothing, None, 100, nothing, f"i-{node_id}", "active", T0)
     return NodeRecord(node, "n", "memory", None, False, Process())
 
 
@@ -159,10 +159,11 @@ class Desk:
         ):
             register(lambda event: None)
         self.out = Outbox()
-        dispatcher = Dispatcher(hooks._specs(), node_id="a")
-        delivery = Delivery(dispatcher, self.out, node_id="a", incarnation="i", settle_seconds=0.0)
-        self.stay = Stay(delivery, self.out, node_id="a", incarnation="i", observer=True)
+        dispatcher = Dispatcher(hooks._specs(), incarnation="i-a")
+        delivery = Delivery(dispatcher, self.out, node_id="a", incarnation="i-a", settle_seconds=0.0)
+        self.stay = Stay(delivery, self.out, node_id="a", incarnation="i-a", observer=True)
         self.stay.observe()
+        self.stay.expected = "n"
         self.passages = Passages(delivery, self.stay, self.out, node_id="a")
         self.now = 10.0
         self.state = State(1, 1, members={n: member(n) for n in "abc"}, membership_revision=1)
@@ -175,7 +176,7 @@ class Desk:
 
     def signed(self, receipts: Mapping[str, int]) -> State:
         given = {n: Receipt("n", epoch) for n, epoch in receipts.items()}
-        alive = {(n, "i"): Alive("n") for n in self.state.members}
+        alive = {(n, f"i-{n}"): Alive("n") for n in self.state.members}
         return replace(self.state, receipts={**self.state.receipts, **given}, alive=alive)
 
     def to(

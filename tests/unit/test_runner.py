@@ -48,7 +48,7 @@ class World:
         who = profile("a") if who is None else who
         store = FaultyStore(MemoryStore(self.server))
         self.stores.append(store)
-        dispatcher = Dispatcher((hooks or Hooks())._specs(), node_id=who.node_id)
+        dispatcher = Dispatcher((hooks or Hooks())._specs(), incarnation=who.incarnation)
         runner = Runner(
             store=store,
             clock=SystemClock(),
