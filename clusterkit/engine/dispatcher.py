@@ -57,8 +57,8 @@ class Dispatcher:
         incarnation: This process, for hooks with ``mine`` and for ``max_moves``.
         max_concurrent: How many runs there may be at once.
         reserved: How many of those partition changes may never take.
-        max_moves: How many changes that bring data to this process may run at once; None for as many
-            as changes may.
+        max_moves: How many changes that bring data to this process may run at once; None for as
+            many as changes may.
         hook_timeout: Seconds for hooks that have no time-out of their own; None for no limit.
         migration_timeout: The same, for hooks of partition changes.
         slow_after: Seconds after which a run is reported as slow.

@@ -44,6 +44,7 @@ __all__ = ["AsyncLocalKit", "LocalCluster", "LocalKit", "memory_kit"]
 _PAUSE_SECONDS = 0.005  # between two looks at a condition
 _STEP_SECONDS = 0.05  # of virtual time, for each of those pauses
 _CATCH_UP_SECONDS = 5.0
+_LOOK_SECONDS = 0.02
 _STOP_SECONDS = 5.0
 
 
@@ -59,6 +60,7 @@ class _Local(KitBase):
         self.local = local
         self.faults = FaultPlan()
         self.address = str(options["address"])
+        self._memory: MemoryStore | None = None  # that of the newest run
 
     def cut_off(self) -> None:
         """Nothing gets through between this node and its store, until ``heal()``."""
@@ -69,7 +71,9 @@ class _Local(KitBase):
         self.faults.heal()
 
     def _store_of(self, options: Options) -> Store:
-        return FaultyStore(self.local._store(options), self.faults, clock=self.local.clock)
+        store = self.local._store(options)
+        self._memory = store if isinstance(store, MemoryStore) else None
+        return FaultyStore(store, self.faults, clock=self.local.clock)
 
     def _clock_of(self) -> Clock | None:
         return self.local.clock
@@ -78,12 +82,12 @@ class _Local(KitBase):
         return self.state not in (KitState.NEW, KitState.STOPPED)
 
     def _catch_up(self) -> None:
-        """Waits until the threads of this kit have seen the time that the clock has now."""
-        run = self._run
-        if run is None:
+        """Waits until the threads of this kit have seen the time, and what has come of it."""
+        run, memory = self._run, self._memory
+        if run is None or memory is None:
             return
         deadline = time.monotonic() + _CATCH_UP_SECONDS
-        while not run.runner.catch_up(0.02):
+        while not (memory.wait_seen(_LOOK_SECONDS) and run.runner.catch_up(_LOOK_SECONDS)):
             # A call that hangs ends by the clock, and the clock waits for this.
             if self.faults.hanging or time.monotonic() > deadline:
                 return

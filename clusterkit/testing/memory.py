@@ -221,6 +221,7 @@ class MemoryWatch:
         self._batches: deque[WatchBatch] = deque()
         self._error: StoreError | None = None
         self._ended = False
+        self._awaited = False  # whether its reader waits for a batch, and is done with all before
 
     def __iter__(self) -> Self:
         return self
@@ -228,7 +229,11 @@ class MemoryWatch:
     def __next__(self) -> WatchBatch:
         changed = self._server._changed
         with changed:
+            if not self._batches:
+                self._awaited = True
+                changed.notify_all()
             changed.wait_for(lambda: self._batches or self._ended)
+            self._awaited = False
             if self._batches:
                 return self._batches.popleft()
         if self._error is not None:
@@ -283,6 +288,23 @@ class MemoryStore:
         )
         broken = StoreUnavailableError("the watch broke: its store was cut off", retryable=True)
         self.server._end_watches(lambda watch: watch._store is self, broken)
+
+    def wait_seen(self, timeout: float) -> bool:
+        """Waits until who reads this store's watches is done with all that there is to see.
+
+        Returns:
+            Whether that was so within ``timeout`` seconds of the machine's time.
+        """
+        server = self.server
+        with server._changed:
+            return server._changed.wait_for(
+                lambda: all(
+                    watch._awaited and not watch._batches
+                    for watch in server._watches
+                    if watch._store is self
+                ),
+                timeout,
+            )
 
     def reconnect(self) -> None:
         """Ends what ``cut_off`` began; watches that broke stay broken."""

@@ -58,7 +58,10 @@ class Engine:
         self._queue: queue.SimpleQueue[list[Run]] = queue.SimpleQueue()
         self._executors = Executors(self._queue.put, loop=loop, context=contextvars.copy_context())
         self._dispatcher = Dispatcher(
-            hooks._specs(), incarnation=_INCARNATION, max_concurrent=LIMIT, migration_timeout=TIMEOUT
+            hooks._specs(),
+            incarnation=_INCARNATION,
+            max_concurrent=LIMIT,
+            migration_timeout=TIMEOUT,
         )
         self._measure = Measure(lambda: sink)
         self._complete = False

@@ -18,7 +18,9 @@ EPOCH = 10
 def member(node_id: str) -> NodeRecord:
     """A node as etcd has it."""
     nothing = MappingProxyType[str, str]({})
-    node = Node(node_id, f"{node_id}.test:1", nothing, None, 100, nothing, f"i-{node_id}", "active", AT)
+    node = Node(
+        node_id, f"{node_id}.test:1", nothing, None, 100, nothing, f"i-{node_id}", "active", AT
+    )
     return NodeRecord(node, f"nonce-of-{node_id}", "memory", None, False, Process())
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
@@ -22,7 +23,9 @@ from clusterkit import (
     UnfencedEvent,
     WaitTimeoutError,
 )
+from clusterkit.ports import WatchBatch
 from clusterkit.testing import LocalCluster, LocalKit, VirtualClock, memory_kit
+from clusterkit.testing.memory import MemoryWatch
 from tests.support.bench import eventually, our_threads
 
 
@@ -79,6 +82,27 @@ def test_a_node_that_crashed_comes_back_as_a_rejoin(cluster: LocalCluster) -> No
     assert back[0].partitions_before_leave
     assert back[0].offline_duration is not None
     assert 15 <= back[0].offline_duration.total_seconds() <= 30
+
+
+def test_time_does_not_pass_before_what_it_brings_is_seen(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, never = MemoryWatch.__next__, threading.Event()
+
+    def late(watch: MemoryWatch) -> WatchBatch:
+        batch = take(watch)
+        never.wait(0.05)
+        return batch
+
+    monkeypatch.setattr(MemoryWatch, "__next__", late)
+    left: list[NodeLeaveEvent] = []
+    a, _ = cluster.start(2, setup=lambda kit: kit.on_node_leave(left.append))
+    assert cluster.clock is not None
+    crashed = cluster.clock.now()
+    a.crash()
+    cluster.advance(60)
+    cluster.wait_until(lambda: left)
+    assert left[0].timestamp - crashed < timedelta(seconds=15), "lease_ttl is 10 s"
 
 
 def test_who_is_cut_off_fences_itself_before_another_takes_over(cluster: LocalCluster) -> None:

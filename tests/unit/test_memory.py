@@ -166,3 +166,31 @@ def test_servers_are_different_clusters_only_if_they_are_told_to_be() -> None:
 def test_a_server_and_a_clock_together_are_refused(server: MemoryServer) -> None:
     with pytest.raises(ValueError, match="not both"):
         MemoryStore(server, clock=VirtualClock())
+
+
+def test_a_watch_is_seen_when_its_reader_asks_for_more(server: MemoryServer) -> None:
+    store, other = MemoryStore(server), MemoryStore(server)
+    assert store.wait_seen(0.0), "nobody watches"
+    watch = store.watch(b"/", 0)
+    put(store, b"/a")
+    assert not store.wait_seen(0.0)
+    go_on, read = threading.Event(), threading.Event()
+
+    def follow() -> None:
+        for _ in watch:
+            read.set()
+            go_on.wait(TIMEOUT)
+
+    reader = threading.Thread(target=follow)
+    reader.start()
+    try:
+        assert read.wait(TIMEOUT)
+        assert not store.wait_seen(0.0), "it is at work on what it has read"
+        assert other.wait_seen(0.0), "that concerns its own store alone"
+        go_on.set()
+        assert store.wait_seen(TIMEOUT)
+    finally:
+        go_on.set()
+        watch.close()
+        reader.join(TIMEOUT)
+    assert store.wait_seen(0.0)

@@ -160,7 +160,9 @@ class Desk:
             register(lambda event: None)
         self.out = Outbox()
         dispatcher = Dispatcher(hooks._specs(), incarnation="i-a")
-        delivery = Delivery(dispatcher, self.out, node_id="a", incarnation="i-a", settle_seconds=0.0)
+        delivery = Delivery(
+            dispatcher, self.out, node_id="a", incarnation="i-a", settle_seconds=0.0
+        )
         self.stay = Stay(delivery, self.out, node_id="a", incarnation="i-a", observer=True)
         self.stay.observe()
         self.stay.expected = "n"
