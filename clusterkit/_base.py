@@ -2,28 +2,21 @@
 
 Lookups read one immutable snapshot. They take no lock, do no I/O, never block, and may be called
 from any thread and from inside any hook.
+
+What a kit is made of (gRPC, pydantic, the engine) is loaded by what first needs it, ``start()`` as
+a rule: a module that makes a kit, for others to import, costs them no more than the class.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future
 from datetime import timedelta
 from typing import TYPE_CHECKING, Unpack
 from zlib import crc32
 
-from . import _compose
-from ._asgi import ASGIApplication
-from ._compose import Run, plan_of
-from .config import Options, OptionsDict, balance_percent_of
-from .core.forecast import Alteration, Layout
 from .core.hashing import SPREAD, partition_index
-from .engine.checks import HealthCheck
 from .engine.lookup import Lookup
-from .engine.runner import Attendant, Runner
-from .engine.snapshot import Snapshot
 from .errors import (
     ClusterKitError,
     FencedError,
@@ -49,11 +42,20 @@ from .model import (
     Readiness,
     Stats,
 )
-from .planning import Plan, PlannedNode
-from .ports import Clock, Store
 
 if TYPE_CHECKING:
+    import asyncio
+    from concurrent.futures import Future
+
+    from ._asgi import ASGIApplication
+    from ._compose import Run
     from .admin.app import Admin
+    from .config import Options, OptionsDict
+    from .engine.checks import HealthCheck
+    from .engine.runner import Attendant, Runner
+    from .engine.snapshot import Snapshot
+    from .planning import Plan, PlannedNode
+    from .ports import Clock, Store
 
 _FORKED = (
     "this process was forked from the one that started the kit, which goes on there; here it may "
@@ -256,6 +258,8 @@ class KitBase(Hooks):
                     option=option,
                     value=given,
                 )
+        from .engine.checks import HealthCheck
+
         added = HealthCheck(name, check, seconds_of(interval), seconds_of(timeout))
         with self._starting:
             if name in self._health_checks:
@@ -322,6 +326,10 @@ class KitBase(Hooks):
                 cluster yet.
             OptionError: A number is out of its range.
         """
+        from ._compose import plan_of
+        from .config import balance_percent_of
+        from .core.forecast import Alteration, Layout
+
         state = self._snapshot().state
         if state.config is None:
             raise ClusterKitError("there is nothing to plan yet: no node has joined the cluster")
@@ -413,6 +421,8 @@ class KitBase(Hooks):
                 self._run.runner.add_hook(spec)
 
     def _assemble(self, options: Options, loop: asyncio.AbstractEventLoop | None) -> Run:
+        from . import _compose
+
         server = None if options.admin is None else self._server(options.admin)
         return _compose.node(
             options,
@@ -451,12 +461,17 @@ class KitBase(Hooks):
         return self._admin
 
     def _end(self, timeout: Duration | None) -> Runner | None:
-        """Asks the run to stop, and gives it, to wait for; None if there never was one."""
+        """Asks the run to stop, and gives it, to wait for; None if there is none to wait for.
+
+        There never was one, or it is a hook that asks.
+        """
         run = self._run
         if run is None or run.runner.forked:
             return None
+        from .engine.executors import in_hook
+
         run.runner.request_stop(run.stop_timeout if timeout is None else seconds_of(timeout))
-        return run.runner
+        return None if in_hook() else run.runner
 
     def _when_ready(self) -> Future[None]:
         return self._running().runner.when(lambda _: self.readiness().ready)
@@ -479,6 +494,8 @@ class KitBase(Hooks):
 
     def _resolved(self) -> Options:
         if self._options is None:
+            from .config import Options
+
             self._options = Options.resolve(**self._given)
         return self._options
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Self
 
 from . import sync
 from ._base import Attempt, KitBase, seconds_of
-from .engine.executors import in_hook
 from .hooks import Duration
 
 __all__ = ["ClusterKit"]
@@ -79,7 +78,7 @@ class ClusterKit(KitBase):
         hook it only asks for the stop, since it would else wait for its own caller.
         """
         run = self._end(timeout)
-        if run is not None and not in_hook():
+        if run is not None:
             await asyncio.shield(asyncio.wrap_future(run.ended))
             run.join()
 

@@ -6,7 +6,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from ._base import Attempt, KitBase, seconds_of
-from .engine.executors import in_hook
 from .hooks import Duration
 
 __all__ = ["ClusterKit"]
@@ -70,7 +69,7 @@ class ClusterKit(KitBase):
         hook it only asks for the stop, since it would else wait for its own caller.
         """
         run = self._end(timeout)
-        if run is not None and not in_hook():
+        if run is not None:
             run.join()
 
     def wait_ready(self, timeout: Duration | None = None) -> None:

@@ -7,10 +7,13 @@ reaches in one step, and which is all that is replaced when there is a new view.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..model import Key, Partition
-from .snapshot import LazyPartitions, Snapshot
+from .partitions import LazyPartitions
+
+if TYPE_CHECKING:
+    from .snapshot import Snapshot
 
 Quick: TypeAlias = tuple[type[str], Sequence[Partition | None], int]
 

@@ -35,3 +35,28 @@ from clusterkit import *
 assert Hooks is clusterkit.Hooks
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_what_a_kit_is_made_of_is_loaded_by_its_start() -> None:
+    program = """
+import sys
+from clusterkit import ClusterKit, sync
+kit, other = ClusterKit(), sync.ClusterKit(partitions=0)
+
+@kit.on_node_join
+def joined(event): ...
+
+heavy = "grpc", "pydantic", "etcd3", "google.protobuf", "numpy", "starlette", "typer"
+assert not set(heavy) & set(sys.modules), set(heavy) & set(sys.modules)
+assert kit.readiness().ready is False
+assert str(kit.state) == "new"
+try:
+    other.start()
+except ValueError as error:
+    assert "partitions" in str(error), error
+else:
+    raise AssertionError("the option cannot work")
+kit.add_health_check("disk", lambda: True)
+other.stop()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
