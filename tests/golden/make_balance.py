@@ -6,13 +6,12 @@ written anew only to add vectors before a release, with ``--force``.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from pathlib import Path
 
 from clusterkit.core.balance import place
 from clusterkit.core.placement import Candidate
+
+from .vectors import main
 
 Nodes = list[tuple[str, int, str | None]]
 
@@ -64,9 +63,9 @@ CLUSTERS: dict[str, tuple[int, int, int, int | None, bool, Nodes]] = {
 }
 
 
-def document() -> str:
-    """The whole file. Seeds are hexadecimal texts, as JSON promises 53 bits only."""
-    entries = []
+def vectors() -> dict[str, list[object]]:
+    """All of the file. Seeds are hexadecimal texts, as JSON promises 53 bits only."""
+    entries: list[object] = []
     for name, (partitions, factor, seed, percent, primaries, nodes) in CLUSTERS.items():
         placed = place(
             [Candidate(*node) for node in nodes],
@@ -89,30 +88,8 @@ def document() -> str:
                 "relaxed": placed.relaxed,
             }
         )
-    return (
-        '{\n"place": [\n' + ",\n".join("  " + json.dumps(entry) for entry in entries) + "\n]\n}\n"
-    )
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "file", nargs="?", type=Path, default=Path(__file__).with_name("balance.json")
-    )
-    parser.add_argument("--force", action="store_true", help="overwrite a file that exists")
-    arguments = parser.parse_args()
-    try:
-        with arguments.file.open("w" if arguments.force else "x", encoding="utf-8") as file:
-            file.write(document())
-    except FileExistsError:
-        print(
-            f"{arguments.file} exists, and golden vectors hold for ever: data would move in every "
-            "cluster. To add vectors before a release, use --force.",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+    return {"place": entries}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, "balance.json", vectors))

@@ -6,15 +6,14 @@ the file. It is written anew only to add vectors before a release, with ``--forc
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from clusterkit.core.costs import log2_fixed
 from clusterkit.core.hashing import KEY_HASHES, fmix64, key_indexer, seed64
 from clusterkit.core.placement import Candidate, assign
+
+from .vectors import main
 
 SEEDS = (0, 1, 0x0123456789ABCDEF, 2**64 - 1)
 NAMES = ("", "node-0", "partition-0", "web-7f9c4d-x2x9z", "knoten-ä", "节点")
@@ -68,9 +67,9 @@ CLUSTERS: dict[str, tuple[int, int, int, Nodes]] = {
 }
 
 
-def document() -> str:
-    """The whole file. Integers of 64 bits are hexadecimal texts, as JSON promises 53 bits only."""
-    vectors: dict[str, Sequence[object]] = {
+def vectors() -> dict[str, Sequence[object]]:
+    """All of the file. Integers of 64 bits are hexadecimal texts, as JSON promises 53 bits only."""
+    return {
         "fmix64": [[hex(x), hex(fmix64(x))] for x in NUMBERS],
         "seed64": [
             [name, hex(seed), domain, hex(seed64(name, seed, domain))]
@@ -103,32 +102,7 @@ def document() -> str:
             for name, (partitions, replication_factor, seed, nodes) in CLUSTERS.items()
         ],
     }
-    lines = []
-    for name, entries in vectors.items():
-        rows = ",\n".join("  " + json.dumps(entry) for entry in entries)
-        lines.append(f"{json.dumps(name)}: [\n{rows}\n]")
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "file", nargs="?", type=Path, default=Path(__file__).with_name("placement.json")
-    )
-    parser.add_argument("--force", action="store_true", help="overwrite a file that exists")
-    arguments = parser.parse_args()
-    try:
-        with arguments.file.open("w" if arguments.force else "x", encoding="utf-8") as file:
-            file.write(document())
-    except FileExistsError:
-        print(
-            f"{arguments.file} exists, and golden vectors hold for ever: data would move in every "
-            "cluster. To add vectors before a release, use --force.",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, "placement.json", vectors))

@@ -195,10 +195,10 @@ def test_all_partitions_are_reached_and_no_other(key_hash: str) -> None:
         assert {index(str(i)) for i in range(500)} == set(range(partitions))
 
 
-def run_generator(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_generator(*arguments: str, name: str = "placement") -> subprocess.CompletedProcess[str]:
     root = Path(__file__).parents[2]
     return subprocess.run(
-        [sys.executable, "tests/golden/make_placement.py", *arguments],
+        [sys.executable, "-m", f"tests.golden.make_{name}", *arguments],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
@@ -208,11 +208,12 @@ def run_generator(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_golden_file_is_what_its_script_writes(tmp_path: Path) -> None:
-    target = tmp_path / "placement.json"
-    done = run_generator(str(target))
+@pytest.mark.parametrize("name", ["balance", "placement"])
+def test_golden_file_is_what_its_script_writes(tmp_path: Path, name: str) -> None:
+    target = tmp_path / f"{name}.json"
+    done = run_generator(str(target), name=name)
     assert done.returncode == 0, done.stderr
-    committed = Path(__file__).parents[1] / "golden" / "placement.json"
+    committed = Path(__file__).parents[1] / "golden" / f"{name}.json"
     assert target.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
 
 
