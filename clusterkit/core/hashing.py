@@ -82,35 +82,46 @@ class SeedBlock:
     because the interpreter's cost falls on each operation and not on each number.
     """
 
-    __slots__ = ("_mask", "_ones", "_pack", "_seeds", "_size", "_unpack")
+    __slots__ = ("_lanes", "_mask", "_ones", "_seeds", "_size")
 
     def __init__(self, seeds: Iterable[int]) -> None:
         # fmix64's first step is linear in XOR, so it can be taken before seeds meet: once, not for
         # each pair.
         stepped = [seed ^ seed >> 33 for seed in seeds]
-        lanes, self._ones, self._mask = _lanes(len(stepped))
-        self._size = lanes.size
-        self._pack, self._unpack = lanes.pack, lanes.unpack
-        self._seeds = int.from_bytes(lanes.pack(*stepped), "little")
+        self._lanes, self._ones, self._mask = _lanes(len(stepped))
+        self._size = self._lanes.size
+        self._seeds = int.from_bytes(self._lanes.pack(*stepped), "little")
 
     def __len__(self) -> int:
         return self._size // 16
 
     def scores(self, seed: int) -> tuple[int, ...]:
         """``fmix64(s ^ seed)`` for each seed of the block, in their order."""
-        return self._mix((seed ^ seed >> 33) * self._ones)
+        return self._lanes.unpack(self._mixed(self.repeated(seed)))
+
+    def repeated(self, seed: int) -> int:
+        """The seed in each lane, for ``keys`` of all blocks of this length."""
+        return (seed ^ seed >> 33) * self._ones
+
+    def keys(self, repeated: int) -> tuple[float, ...]:
+        """Numbers in the order of the scores, or equal where those differ in 8 bits only.
+
+        They are the upper 56 bits of the scores, read as floating-point numbers: where the sign is
+        0 those have the order of their bits, and the interpreter sorts them in half the time.
+        """
+        return _keys(len(self)).unpack(self._mixed(repeated))
 
     def pairs(self, seeds: Sequence[int]) -> tuple[int, ...]:
         """``fmix64(s ^ t)`` for each seed ``s`` of the block and its partner ``t`` in ``seeds``."""
         stepped = [seed ^ seed >> 33 for seed in seeds]
-        return self._mix(int.from_bytes(self._pack(*stepped), "little"))
+        others = int.from_bytes(self._lanes.pack(*stepped), "little")
+        return self._lanes.unpack(self._mixed(others))
 
-    def _mix(self, others: int) -> tuple[int, ...]:
+    def _mixed(self, others: int) -> bytes:
         mask = self._mask
         x = (self._seeds ^ others) * MIX_1 & mask
         x = (x ^ x >> 33 & mask) * MIX_2 & mask
-        # The last shift spills into the upper halves of the lanes, which are not read.
-        return self._unpack((x ^ x >> 33).to_bytes(self._size, "little"))
+        return (x ^ x >> 33 & mask).to_bytes(self._size, "little")
 
 
 @lru_cache(maxsize=32)
@@ -119,6 +130,14 @@ def _lanes(count: int) -> tuple[Struct, int, int]:
     lanes = Struct("<" + "Q8x" * count)
     ones = int.from_bytes(lanes.pack(*[1] * count), "little")
     return lanes, ones, ones * MASK64
+
+
+@lru_cache(maxsize=32)
+def _keys(count: int) -> Struct:
+    """The layout of that many lanes as ``SeedBlock.keys`` reads them."""
+    # All but the lowest of the 8 bytes, and the one after them, which is 0: a sign, and an
+    # exponent that is neither infinite nor of no number.
+    return Struct("<" + "xd7x" * count)
 
 
 def key_indexer(key_hash: str, partitions: int, cluster_seed: int) -> Callable[[str | bytes], int]:

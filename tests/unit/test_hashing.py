@@ -10,6 +10,7 @@ from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
+from struct import Struct
 from typing import Any, cast
 
 import pytest
@@ -17,6 +18,8 @@ import pytest
 from clusterkit.core.hashing import (
     KEY_HASHES,
     MASK64,
+    MIX_1,
+    MIX_2,
     SeedBlock,
     fmix64,
     key_indexer,
@@ -105,6 +108,33 @@ def test_a_block_scores_as_fmix64_does(size: int) -> None:
     pairs = zip(seeds, others, strict=True)
     assert block.pairs(others) == tuple(fmix64(seed ^ other) for seed, other in pairs)
     assert len(block) == len(seeds)
+
+
+@pytest.mark.parametrize("size", [1, 2, 255, 256])
+def test_keys_have_the_order_of_scores(size: int) -> None:
+    random = Random(size)
+    seeds = [0, *(random.getrandbits(64) for _ in range(size - 1))]
+    block = SeedBlock(seeds)
+    others = [random.getrandbits(64) for _ in range(20)]
+    # Scores of all ones and zeros at either end, where a floating-point number would be none.
+    extremes = [0, 1, 255, 256, MASK64, MASK64 - 255, MASK64 - 256, 1 << 63, 0x7FF << 52]
+    others += [inverse(score) for score in extremes]
+    scores = [score for other in others for score in block.scores(other)]
+    keys = [key for other in others for key in block.keys(block.repeated(other))]
+    assert [score >> 8 for score in scores] == [key_bits(key) for key in keys]
+    ranked = sorted(zip(keys, scores, strict=True))
+    assert [score >> 8 for _, score in ranked] == sorted(score >> 8 for score in scores)
+
+
+def key_bits(key: float) -> int:
+    return int.from_bytes(Struct("<d").pack(key), "little")
+
+
+def inverse(score: int) -> int:
+    """What ``fmix64`` makes that score of."""
+    for multiplier in (MIX_2, MIX_1):
+        score = (score ^ score >> 33) * pow(multiplier, -1, 1 << 64) & MASK64
+    return score ^ score >> 33
 
 
 def test_key_indexer_golden() -> None:

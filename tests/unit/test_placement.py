@@ -14,6 +14,7 @@ import pytest
 
 from clusterkit.core import placement
 from clusterkit.core.costs import LOG_BITS, cost, log2_fixed
+from clusterkit.core.hashing import SeedBlock
 from clusterkit.core.placement import MAX_WEIGHT, Candidate, Row, assign
 
 GOLDEN = json.loads(
@@ -219,3 +220,23 @@ def test_bad_arguments_are_named() -> None:
     for weight in (-1, MAX_WEIGHT + 1):
         with pytest.raises(ValueError, match=f"node 'n' has weight {weight}"):
             Candidate("n", weight, None)
+
+
+@pytest.mark.parametrize("kept", [1, 6, 52])
+def test_keys_that_are_alike_leave_it_to_whole_scores(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = cluster(*[100] * 9)
+    rows = assign(nodes, partitions=700, replication_factor=3, cluster_seed=1)
+    alike = 0
+
+    def coarse(block: SeedBlock, repeated: int) -> tuple[float, ...]:
+        nonlocal alike
+        scores = block._lanes.unpack(block._mixed(repeated))
+        keys = tuple(float(score >> 64 - kept) for score in scores)
+        alike += len(keys) - len(set(keys))
+        return keys
+
+    monkeypatch.setattr(SeedBlock, "keys", coarse)
+    assert assign(nodes, partitions=700, replication_factor=3, cluster_seed=1) == rows
+    assert bool(alike) == (kept < 52)
