@@ -9,11 +9,10 @@ from ..events import Status
 from ..model import ClusterHealth
 from .hashing import partition_id
 from .membership import State
+from .wording import named
 
 UNHEALTHY_RETENTION = timedelta(minutes=10)
 """How long a node whose lease expired is missed: a Deployment's old pods never come back."""
-
-_NAMED = 5
 
 
 def _missed(state: State) -> Iterator[tuple[str, datetime | None]]:
@@ -48,11 +47,6 @@ def retention_ends(state: State, now: datetime) -> timedelta | None:
     """When the set of unhealthy nodes next changes by the passing of time alone; None for never."""
     ages = (now - left_at for _, left_at in _missed(state) if left_at is not None)
     return min((UNHEALTHY_RETENTION - a for a in ages if a < UNHEALTHY_RETENTION), default=None)
-
-
-def _named(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def assess(
@@ -95,11 +89,11 @@ def assess(
         reasons.append("partition-change hooks of this node have failed and are owed")
     if overdue:
         status = "degraded"
-        reasons.append(f"partition-change hooks are overdue on {_named(sorted(overdue))}")
+        reasons.append(f"partition-change hooks are overdue on {named(sorted(overdue))}")
     if lost:
         status = "critical"
         names = [partition_id(index) for index in sorted(lost)]
-        reasons.append(f"no live node has the data of {_named(names)}")
+        reasons.append(f"no live node has the data of {named(names)}")
     if 2 * healthy <= total and total:
         status = "critical"
         reasons.append(f"only {healthy} of {total} nodes are healthy")

@@ -26,6 +26,7 @@ from ..core.keys import Keys
 from ..core.membership import Change, Joined, Left, Rejoined, State
 from ..core.ownership import Assignment
 from ..core.placement import Row
+from ..core.wording import named
 from ..events import Event, NodeJoinEvent, NodeLeaveEvent, NodeRejoinEvent
 from ..hooks import HookKind, HookSpec
 from ..model import KitState
@@ -44,7 +45,6 @@ from .sign_of_life import SignOfLife
 from .snapshot import Snapshots
 from .stay import Stay
 
-_NAMED = 10
 _KINDS: dict[type[Event], HookKind] = {
     NodeJoinEvent: "node_join",
     NodeRejoinEvent: "node_rejoin",
@@ -180,14 +180,11 @@ class Machine:
         wrong = self._comparison.judge(self._state, read, number, at.mono)
         if wrong:
             self.divergences += 1
-            named = ", ".join(key.decode(errors="backslashreplace") for key in wrong[:_NAMED])
-            if len(wrong) > _NAMED:
-                named += f" and {len(wrong) - _NAMED} more"
             self._out.note(
                 ERROR,
                 "this node's view of the cluster is not what etcd has, which is a defect of "
                 "ClusterKit; please report it. Reading everything again. The keys: %s",
-                named,
+                named([key.decode(errors="backslashreplace") for key in wrong]),
                 ck_revision=self._state.revision,
                 ck_etcd_revision=read.revision,
             )
@@ -394,14 +391,12 @@ class Machine:
         relaxed = self._assignment.relaxed
         if relaxed != self._relaxed:
             self._relaxed = relaxed
-            named = ", ".join(map(partition_id, relaxed[:_NAMED]))
             self._out.note(
                 WARNING if relaxed else INFO,
                 "%d partitions are placed outside the bound of 'balance', since zones and bound do "
-                "not go together here%s%s",
+                "not go together here%s",
                 len(relaxed),
-                f": {named}" if relaxed else "",
-                ", and others" if len(relaxed) > _NAMED else "",
+                f": {named([partition_id(index) for index in relaxed])}" if relaxed else "",
                 ck_revision=self._state.revision,
             )
 

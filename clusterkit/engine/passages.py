@@ -18,6 +18,7 @@ from ..core.holdings import Holdings
 from ..core.membership import State
 from ..core.placement import Row
 from ..core.present import present_events
+from ..core.wording import named
 from ..events import Event
 from ..hooks import HookKind
 from .delivery import Delivery
@@ -155,17 +156,23 @@ class Passages:
             return
         self._delivery.gained(gains, passage.causes, rows, new, at)
         self.tell_roles(rows if self._stay.is_mine(new) else (), new, at)
-        found: set[int] = set()
+        found: dict[int, str] = {}
         for lost in local_events.lost_events(
             gains, passage.old_rows, rows, new, self._holdings, at.wall
         ):
             index = partition_index(lost.partition_id)
             if index is not None:
-                found.add(index)
-            self._out.note(ERROR, "no live node has the data of %s any more", lost.partition_id)
+                found[index] = lost.partition_id
             self._delivery.news("partition_lost", lost, at)
         if found:
-            self._lost |= found
+            self._lost |= found.keys()
+            self._out.note(
+                ERROR,
+                "no live node has the data of %d partitions any more: %s",
+                len(found),
+                named([*found.values()]),
+                ck_revision=new.revision,
+            )
 
     def _proven(self, passage: _Passage, at: Instant) -> None:
         for node_id, receipt in passage.new.receipts.items():

@@ -13,7 +13,7 @@ from clusterkit.core.membership import State
 from clusterkit.core.records import Alive, NodeRecord, Process, Receipt
 from clusterkit.engine.delivery import Delivery
 from clusterkit.engine.dispatcher import Dispatcher
-from clusterkit.engine.effects import Effect, Instant, Outbox, Publish, WriteReceipt
+from clusterkit.engine.effects import Effect, Instant, Note, Outbox, Publish, WriteReceipt
 from clusterkit.engine.jobs import StartJobs
 from clusterkit.engine.passages import SECONDS, Passages
 from clusterkit.engine.stay import Stay
@@ -199,11 +199,10 @@ class Desk:
         self.passages.note(old, self.state, old_rows, self.rows, (), self.at())
         self.passages.settle(self.at())
         self.passages.due(self.state, self.rows, self.at())
+        effects = self.out.take()
+        self.notes = [e.message % e.args for e in effects if isinstance(e, Note)]
         return [
-            job.event
-            for effect in self.out.take()
-            if isinstance(effect, StartJobs)
-            for job in effect.jobs
+            job.event for effect in effects if isinstance(effect, StartJobs) for job in effect.jobs
         ]
 
 
@@ -282,3 +281,12 @@ def test_what_nobody_has_any_more_is_lost() -> None:
     desk = Desk("b", receipts=ALL)
     lost = [e for e in desk.to("c", without="b") if isinstance(e, PartitionLostEvent)]
     assert [(e.partition_id, e.last_holders) for e in lost] == [("partition-0", ("b",))]
+
+
+def test_all_that_a_change_has_lost_is_one_line_of_the_log() -> None:
+    desk = Desk(*["b"] * 12, "a", receipts=ALL)
+    lost = [e for e in desk.to(*["c"] * 12, "a", without="b") if isinstance(e, PartitionLostEvent)]
+    assert len(lost) == 12
+    (line,) = [note for note in desk.notes if note.startswith("no live node")]
+    named = ", ".join(f"partition-{index}" for index in range(10))
+    assert line == f"no live node has the data of 12 partitions any more: {named} and 2 more"
