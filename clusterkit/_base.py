@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Unpack
 from zlib import crc32
 
+from ._options_dict import refuse_unknown
 from .core.hashing import SPREAD, partition_index
 from .engine.lookup import Lookup
 from .errors import (
@@ -49,8 +50,9 @@ if TYPE_CHECKING:
 
     from ._asgi import ASGIApplication
     from ._compose import Run
+    from ._options_dict import OptionsDict
     from .admin.app import Admin
-    from .config import Options, OptionsDict
+    from .config import Options
     from .engine.checks import HealthCheck
     from .engine.runner import Attendant, Runner
     from .engine.snapshot import Snapshot
@@ -67,13 +69,17 @@ class KitBase(Hooks):
     """The options, the hooks and the lookups of a kit."""
 
     def __init__(self, **options: Unpack[OptionsDict]) -> None:
-        """Remembers the options; they are read and checked by ``start()``.
+        """Remembers the options; their values are checked by ``start()``.
 
         Args:
             **options: See :class:`clusterkit.OptionsDict`. What is not given is read from
                 ``CLUSTERKIT_<NAME>`` variables, and else has a default.
+
+        Raises:
+            OptionError: There is no option of a name.
         """
         super().__init__()
+        refuse_unknown(options)
         self._given = options
         self._options: Options | None = None
         self._run: Run | None = None

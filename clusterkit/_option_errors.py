@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Collection
-from typing import Final
-
-from pydantic_core import ErrorDetails
+from typing import TYPE_CHECKING, Final
 
 from .errors import OptionError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 __all__ = ["ARGUMENT", "problem_in", "refusal"]
 

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
@@ -15,6 +15,7 @@ from typing import cast
 import pytest
 from pydantic import ValidationError
 
+from clusterkit import ClusterKit, sync
 from clusterkit.config import TLS, Options, OptionsDict
 from clusterkit.errors import ClusterKitError, OptionError
 from clusterkit.hooks import Hooks
@@ -516,6 +517,15 @@ def test_an_unknown_argument_that_is_near_to_nothing_lists_the_options() -> None
     error = refused(qqq=1, zzz=2)
     assert "cluster, prefix, " in str(error)
     assert "1 more option is wrong: zzz." in str(error)
+
+
+@pytest.mark.parametrize("face", [ClusterKit, sync.ClusterKit])
+def test_an_unknown_argument_of_a_kit_is_refused_before_anything_is_started(
+    face: Callable[..., object],
+) -> None:
+    with pytest.raises(OptionError, match="Did you mean address"):
+        face(adress="127.0.0.1:1")
+    face(address="a value is looked at by the start", partitions=0)
 
 
 # --- unknown variables ----------------------------------------------------------------------------

@@ -412,6 +412,8 @@ def test_a_node_that_is_removed_again_while_it_rejoins_is_told(world: World) -> 
     def joined_and_removed(call: Callable[[], Any]) -> Any:
         answer = call()
         remove_by_admin(world.plain, "a")
+        # Else the join may be seen, and rejoin() have returned, a moment before the removal is.
+        eventually(lambda: len(runner._machine._held) >= 2, "both revisions await the answer")
         return answer
 
     world.stores[0].next("txn", joined_and_removed)
