@@ -222,7 +222,15 @@ class Group:
 
     def rows(self, blocks: Iterable[SeedBlock]) -> Iterator[Iterable[Row]]:
         """For each partition of each block the ids of the first ``depth`` nodes."""
-        if not self._sorting_pays():
+        if len(self.ids) == 1:
+            for block in blocks:
+                yield repeat(self.ids, len(block))
+        elif len(self.ids) == self.depth == 2:
+            ids, reverse = self.ids, self.ids[::-1]
+            for block in blocks:
+                first, second = map(block.scores, self.seeds)
+                yield [ids if x >= y else reverse for x, y in zip(first, second, strict=True)]
+        elif not self._sorting_pays():
             for block in blocks:
                 yield [tuple([node for _, node in best]) for best in self.leading(block)]
         elif self.depth == 3 and len(self.ids) > 3:
