@@ -1,6 +1,6 @@
 """A key-value store that answers when the primary has a write; the replicas get it afterwards.
 
-`python -m examples.kv_async.app`, all else by CLUSTERKIT_* variables.
+`python -m examples.kv_async.app`, all else by CLUSTERKIT_* variables and DELAY_SECONDS.
 
 For clients:
     PUT  /keys/{key}             the body is the value; other nodes than the primary redirect to it
@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import socket
 import sys
 from collections import defaultdict
@@ -44,6 +45,8 @@ from clusterkit import (
 
 log = logging.getLogger("kv_async")
 BATCH = 200
+DELAY_SECONDS = float(os.environ.get("DELAY_SECONDS", "0"))
+"""How long a write waits before it is passed on: to see by hand what that costs."""
 STOP_SECONDS = 5.0
 """How long a node that stops goes on passing on what its replicas have not got."""
 
@@ -97,6 +100,7 @@ class Outbox:
         """Goes on for ever."""
         while True:
             await self.news.wait()
+            await asyncio.sleep(DELAY_SECONDS)
             self.news.clear()
             while self.waiting:
                 if not await self.round():

@@ -102,3 +102,21 @@ def test_kv_async(programs: Make) -> None:
     read("fourth", keys, n1, n2)
     for node in nodes:
         assert node.found("Traceback") == [] or node.found("nobody has all of"), node.text
+
+
+def test_what_was_not_passed_on_is_lost(programs: Make) -> None:
+    """The failure at the end of its README."""
+    nodes = programs("kv_async.app", "n1", "n2", "n3")
+    for node in nodes:
+        node.start(DELAY_SECONDS=3)
+    settled(*nodes)
+    primaries = write("first", [f"key-{i}" for i in range(20)], *nodes)
+    passed_on(*nodes)
+    keys = [key for key, node in primaries.items() if node == "n1"]
+    assert keys
+    n1, *others = nodes
+    for key in keys:
+        assert n1.ask("PUT", f"/keys/{key}", "second")[0] == 200
+    n1.end(signal.SIGKILL)
+    settled(*others)
+    read("first", keys, *others)
