@@ -79,7 +79,8 @@ def writable() -> None:
     """What every write asks first."""
     if breaker.open:
         seconds = str(max(1, round(COOL_DOWN_SECONDS)))
-        raise HTTPException(503, list(ck.health().reasons), headers={"Retry-After": seconds})
+        reasons = list(ck.health().reasons) or ["the cluster was critical a moment ago"]
+        raise HTTPException(503, reasons, headers={"Retry-After": seconds})
 
 
 @app.post("/orders", dependencies=[Depends(writable)])
