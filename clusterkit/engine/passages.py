@@ -168,8 +168,7 @@ class Passages:
             self._lost |= found.keys()
             self._out.note(
                 ERROR,
-                "no live node has the data of %d partitions any more: %s",
-                len(found),
+                "no live node has the data of these partitions any more: %s",
                 named([*found.values()]),
                 ck_revision=new.revision,
             )

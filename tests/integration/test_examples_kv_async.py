@@ -108,15 +108,14 @@ def test_what_was_not_passed_on_is_lost(programs: Make) -> None:
     """The failure at the end of its README."""
     nodes = programs("kv_async.app", "n1", "n2", "n3")
     for node in nodes:
-        node.start(DELAY_SECONDS=3)
+        node.start(DELAY_SECONDS=10)
     settled(*nodes)
     primaries = write("first", [f"key-{i}" for i in range(20)], *nodes)
     passed_on(*nodes)
-    keys = [key for key, node in primaries.items() if node == "n1"]
+    keys = [key for key, node in primaries.items() if node == "n1"][:1]
     assert keys
     n1, *others = nodes
-    for key in keys:
-        assert n1.ask("PUT", f"/keys/{key}", "second")[0] == 200
+    assert n1.ask("PUT", f"/keys/{keys[0]}", "second")[0] == 200
     n1.end(signal.SIGKILL)
     settled(*others)
     read("first", keys, *others)

@@ -289,4 +289,4 @@ def test_all_that_a_change_has_lost_is_one_line_of_the_log() -> None:
     assert len(lost) == 12
     (line,) = [note for note in desk.notes if note.startswith("no live node")]
     named = ", ".join(f"partition-{index}" for index in range(10))
-    assert line == f"no live node has the data of 12 partitions any more: {named} and 2 more"
+    assert line == f"no live node has the data of these partitions any more: {named} and 2 more"
