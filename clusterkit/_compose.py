@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -18,7 +18,7 @@ from .core.keys import Keys
 from .core.ledger import Ledger
 from .core.membership import State
 from .core.ownership import ALGORITHM_VERSION, rows_of
-from .core.records import ClusterConfig
+from .core.records import ClusterConfig, Cordon
 from .core.spread import Balance
 from .engine.administration import Administration
 from .engine.balances import Balances
@@ -179,15 +179,15 @@ def observer(options: Options, specs: tuple[HookSpec, ...]) -> Run:
     return _assemble(options, None, specs, None)
 
 
-def read_cluster(options: Options) -> ClusterView:
-    """The cluster as it is now, by one reading; nothing is joined or kept.
+def read_cluster(options: Options) -> tuple[ClusterView, Mapping[str, Cordon]]:
+    """The cluster as it is now, and its cordons, by one reading; nothing is joined or kept.
 
     Raises:
         StoreError: etcd cannot be asked.
         ClusterKitError: There is no such cluster.
     """
     state = _read(options)
-    return view_of(state, rows_of(state))
+    return view_of(state, rows_of(state)), state.cordons
 
 
 def _read(options: Options) -> State:

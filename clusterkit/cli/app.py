@@ -113,11 +113,11 @@ def etcd(
 @connection_options
 def nodes(options: Options, as_json: AsJson = False) -> None:
     """List the nodes of a cluster."""
-    view = read_cluster(options)
+    view, cordons = read_cluster(options)
     if as_json:
-        _print_json(render.nodes_document(options.cluster, view))
+        _print_json(render.nodes_document(options.cluster, view, cordons))
     else:
-        _console().print(render.nodes_table(options.cluster, view))
+        _console().print(render.nodes_table(options.cluster, view, cordons))
 
 
 @app.command()
@@ -128,7 +128,7 @@ def partitions(
     as_json: AsJson = False,
 ) -> None:
     """List the partitions of a cluster, with their holders."""
-    view = read_cluster(options)
+    view, _ = read_cluster(options)
     if node is not None and node not in view.nodes:
         members = ", ".join(view.nodes) or "nobody"
         raise ClusterKitError(
@@ -173,6 +173,8 @@ def cordon(
         _print_json(render.cordon_document(options.cluster, node, True, done))
     else:
         print(f"{node} is cordoned" + ("" if done.changed else " already"))
+    if (warning := render.few_holders(done)) is not None:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 @app.command()

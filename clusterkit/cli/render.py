@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from clusterkit.core.records import Cordon
 from clusterkit.engine.administration import Changed
 from clusterkit.engine.removal import Removal
 from clusterkit.model import ClusterView, Node, Partition
@@ -17,7 +18,9 @@ from clusterkit.model import ClusterView, Node, Partition
 from .records import plain
 
 
-def nodes_document(cluster: str, view: ClusterView) -> dict[str, Any]:
+def nodes_document(
+    cluster: str, view: ClusterView, cordons: Mapping[str, Cordon]
+) -> dict[str, Any]:
     """What ``clusterkit nodes --json`` prints."""
     primaries, replicas = _counts(view)
     return {
@@ -39,10 +42,14 @@ def nodes_document(cluster: str, view: ClusterView) -> dict[str, Any]:
             }
             for node in view.nodes.values()
         ],
+        "cordons": {
+            node_id: {"since": plain(cordon.since), "reason": cordon.reason}
+            for node_id, cordon in sorted(cordons.items())
+        },
     }
 
 
-def nodes_table(cluster: str, view: ClusterView) -> Group:
+def nodes_table(cluster: str, view: ClusterView, cordons: Mapping[str, Cordon]) -> Group:
     """What ``clusterkit nodes`` prints."""
     primaries, replicas = _counts(view)
     title = f"{cluster}: {len(view.nodes)} nodes at revision {view.revision}"
@@ -62,7 +69,14 @@ def nodes_table(cluster: str, view: ClusterView) -> Group:
             str(primaries[node.id]),
             str(replicas[node.id]),
         )
-    return Group(Text(title), table)
+    lines = [
+        Text(
+            f"{node_id} is cordoned since {cordon.since:%Y-%m-%d %H:%M:%S}"
+            + (f": {cordon.reason}" if cordon.reason else "")
+        )
+        for node_id, cordon in sorted(cordons.items())
+    ]
+    return Group(Text(title), table, *lines)
 
 
 def partitions_document(cluster: str, view: ClusterView, node_id: str | None) -> dict[str, Any]:
@@ -121,7 +135,19 @@ def cordon_document(cluster: str, node_id: str, cordoned: bool, done: Changed) -
         "node": node_id,
         "cordoned": cordoned,
         "changed": done.changed,
+        "holders": done.holders,
     }
+
+
+def few_holders(done: Changed) -> str | None:
+    """A warning, if there are fewer nodes to hold partitions than each should have holders."""
+    factor = done.config.replication_factor
+    if done.holders >= factor:
+        return None
+    return (
+        f"only {done.holders} of the members may hold partitions now, and each partition should "
+        f"have {factor} holders: what the last of them has is lost with it"
+    )
 
 
 def settings_document(cluster: str, done: Changed) -> dict[str, Any]:

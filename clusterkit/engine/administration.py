@@ -7,8 +7,9 @@ that has changed meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from ..core import codec, membership
 from ..core.keys import Keys
@@ -26,11 +27,18 @@ class Changed:
         changed: Whether there was anything to do.
         revision: A view of this revision or newer has it.
         config: The cluster's settings now.
+        holders: How many members may hold partitions: active, of some weight, not cordoned.
     """
 
     changed: bool
     revision: int
     config: ClusterConfig
+    holders: int
+
+
+_Changes: TypeAlias = tuple[State | None, Sequence[Op]]
+"""The state that a change leads to, None if there is nothing to do, and its writes."""
+_Change: TypeAlias = Callable[[State, KeyValue], _Changes]
 
 
 class Administration:
@@ -53,41 +61,38 @@ class Administration:
         It stays a member and gives its copies to those that take over.
         """
 
-        def change(state: State, config: KeyValue) -> tuple[Op, ...]:
+        def change(state: State, config: KeyValue) -> _Changes:
             if node_id in state.cordons:
-                return ()
+                return None, ()
             if node_id not in state.members and node_id not in state.history:
                 raise ClusterKitError(
                     f"node {node_id!r} cannot be cordoned: this cluster does not know it. The "
                     "members are: " + (", ".join(sorted(state.members)) or "nobody")
                 )
-            others = [
-                m.node
-                for n, m in state.members.items()
-                if n != node_id and n not in state.cordons and m.node.state == "active"
-            ]
-            if node_id in state.members and not any(node.weight for node in others):
+            if node_id in state.members and not _holders(state) - {node_id}:
                 raise ClusterKitError(
                     f"node {node_id!r} cannot be cordoned: no other member could take its "
                     "partitions. Uncordon another, or start one"
                 )
             cordon = Cordon(reason, self._clock.now())
-            return (Put(self._keys.cordon(node_id), codec.encode_cordon(cordon)),)
+            after = replace(state, cordons={**state.cordons, node_id: cordon})
+            return after, (Put(self._keys.cordon(node_id), codec.encode_cordon(cordon)),)
 
         return self._apply(node_id, change)
 
     def uncordon(self, node_id: str) -> Changed:
         """Lets a node hold partitions again."""
 
-        def change(state: State, config: KeyValue) -> tuple[Op, ...]:
+        def change(state: State, config: KeyValue) -> _Changes:
             if node_id not in state.cordons:
                 if node_id not in state.members and node_id not in state.history:
                     raise ClusterKitError(
                         f"node {node_id!r} is not cordoned, and this cluster does not know it. "
                         "Cordoned are: " + (", ".join(sorted(state.cordons)) or "nobody")
                     )
-                return ()
-            return (Delete(self._keys.cordon(node_id)),)
+                return None, ()
+            left = {n: cordon for n, cordon in state.cordons.items() if n != node_id}
+            return replace(state, cordons=left), (Delete(self._keys.cordon(node_id)),)
 
         return self._apply(node_id, change)
 
@@ -106,7 +111,7 @@ class Administration:
             balance_primaries: Whether primaries are evened out.
         """
 
-        def change(state: State, config: KeyValue) -> tuple[Op, ...]:
+        def change(state: State, config: KeyValue) -> _Changes:
             assert state.config is not None
             wanted = state.config
             if replication_factor is not None:
@@ -116,20 +121,20 @@ class Administration:
             if balance_primaries is not None:
                 wanted = replace(wanted, balance_primaries=balance_primaries)
             if wanted == state.config:
-                return ()
-            return (Put(self._keys.config, codec.config_with(config.value, wanted)),)
+                return None, ()
+            put = Put(self._keys.config, codec.config_with(config.value, wanted))
+            return replace(state, config=wanted), (put,)
 
         return self._apply("", change)
 
-    def _apply(self, node_id: str, change: Callable[[State, KeyValue], tuple[Op, ...]]) -> Changed:
+    def _apply(self, node_id: str, change: _Change) -> Changed:
         while True:
             read = self._store.range(self._keys.root, timeout=self._timeout)
             state = membership.read(self._keys, read.kvs, read.revision, read.cluster_id)
             config = self._config(read, state)
-            writes = change(state, config)
-            if not writes:
-                assert state.config is not None
-                return Changed(False, state.revision, state.config)
+            after, writes = change(state, config)
+            if after is None:
+                return replace(_changed(state.revision, state), changed=False)
             put = Put(self._keys.membership, codec.encode_membership(node_id, self._clock.now()))
             unchanged = (
                 Compare(self._keys.membership, "mod", "==", state.membership_revision),
@@ -137,14 +142,7 @@ class Administration:
             )
             result = self._store.txn(Txn(unchanged, (*writes, put)), timeout=self._timeout)
             if result.succeeded:
-                return Changed(True, result.revision, self._after(writes, state))
-
-    def _after(self, writes: tuple[Op, ...], state: State) -> ClusterConfig:
-        for write in writes:
-            if isinstance(write, Put) and write.key == self._keys.config:
-                return codec.decode_config(write.value)
-        assert state.config is not None
-        return state.config
+                return _changed(result.revision, after)
 
     def _config(self, read: RangeResult, state: State) -> KeyValue:
         for kv in read.kvs:
@@ -157,3 +155,16 @@ class Administration:
             if damage is not None
             else f"there is no cluster at {self._keys.root.decode()!r}: no node has ever joined it"
         )
+
+
+def _changed(revision: int, state: State) -> Changed:
+    assert state.config is not None
+    return Changed(True, revision, state.config, len(_holders(state)))
+
+
+def _holders(state: State) -> set[str]:
+    return {
+        node_id
+        for node_id, member in state.members.items()
+        if node_id not in state.cordons and member.node.state == "active" and member.node.weight
+    }

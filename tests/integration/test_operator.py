@@ -173,8 +173,15 @@ def test_a_cordoned_node_gives_its_partitions_away_and_takes_them_back(cluster: 
         assert gained == owned | replica
         assert all(e.copy_from_nodes for e in recorder.changes())
         assert not recorder.of(NodeLeaveEvent)
-    listed = json.loads(command(cluster, "nodes", "--json").stdout)["nodes"]
-    assert {n["id"]: n["state"] for n in listed} == {"a": "active", "b": "active", "c": "cordoned"}
+    document = json.loads(command(cluster, "nodes", "--json").stdout)
+    states = {n["id"]: n["state"] for n in document["nodes"]}
+    assert states == {"a": "active", "b": "active", "c": "cordoned"}
+    assert document["cordons"]["c"]["reason"] == "bad disk"
+    done = command(cluster, "cordon", "b")
+    assert (done.returncode, done.stdout) == (0, "b is cordoned\n")
+    assert done.stderr.startswith("warning: only 1 of the members may hold partitions now")
+    assert command(cluster, "uncordon", "b").returncode == 0
+    agree(members)
     c.stop()
     c.start()
     agree(members)

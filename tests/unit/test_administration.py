@@ -50,7 +50,7 @@ def test_a_cordoned_node_is_a_member_that_holds_nothing(
     before = state_of(store)
     done = admin.cordon("b", "its disk fails")
     after = state_of(store)
-    assert (done.changed, done.revision) == (True, after.revision)
+    assert (done.changed, done.revision, done.holders) == (True, after.revision, 2)
     assert set(after.members) == {"a", "b", "c"}
     assert holders(store) == {"a", "c"}
     assert after.epoch > before.epoch
@@ -58,7 +58,9 @@ def test_a_cordoned_node_is_a_member_that_holds_nothing(
     assert after.cordons["b"].since == CLOCK.now()
     again = admin.cordon("b")
     assert (again.changed, state_of(store).revision) == (False, after.revision)
-    assert admin.uncordon("b").changed
+    assert again.holders == 2
+    undone = admin.uncordon("b")
+    assert (undone.changed, undone.holders) == (True, 3)
     assert holders(store) == {"a", "b", "c"}
     assert rows_of(state_of(store)) == rows_of(before), "as if nothing had been"
     assert state_of(store).epoch > after.epoch

@@ -9,16 +9,20 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
+import pytest
 from rich.console import Console
 
 from clusterkit.cli import render
 from clusterkit.cli.demo.report import Summary, summarise
 from clusterkit.cli.log import PlainFormatter
 from clusterkit.cli.records import describe, to_record
+from clusterkit.core.records import ClusterConfig, Cordon
+from clusterkit.engine.administration import Changed
 from clusterkit.events import NodeRejoinEvent, PartitionChangeEvent, RebalanceEvent
 from clusterkit.model import ClusterView, Node, Partition
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
+CORDONS = {"b": Cordon("bad disk", NOON), "away": Cordon("", NOON)}
 
 
 def _node(node_id: str) -> Node:
@@ -113,12 +117,14 @@ def test_durations_are_seconds() -> None:
 
 
 def test_nodes_with_what_they_hold() -> None:
-    document = render.nodes_document("prod", VIEW)
+    document = render.nodes_document("prod", VIEW, CORDONS)
     assert document["cluster"] == "prod"
     assert document["revision"] == 9
     held = {node["id"]: (node["primary_of"], node["replica_of"]) for node in document["nodes"]}
     assert held == {"a": (1, 0), "b": (1, 1)}
-    assert json.loads(json.dumps(document))["nodes"][0]["services"] == {"http": "127.0.0.1:2"}
+    read = json.loads(json.dumps(document))
+    assert read["nodes"][0]["services"] == {"http": "127.0.0.1:2"}
+    assert read["cordons"]["b"] == {"since": "2026-01-02T12:00:00+00:00", "reason": "bad disk"}
 
 
 def test_partitions_of_one_node() -> None:
@@ -131,12 +137,24 @@ def test_partitions_of_one_node() -> None:
 
 def test_tables_say_what_the_documents_say() -> None:
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(render.nodes_table("prod", VIEW))
+    console.print(render.nodes_table("prod", VIEW, CORDONS))
     console.print(render.partitions_table("prod", VIEW, "b"))
     text = console.export_text()
     assert "prod: 2 nodes at revision 9" in text
     assert "prod: 2 partitions of b at revision 9" in text
     assert "127.0.0.1:1" in text
+    assert "b is cordoned since 2026-01-02 12:00:00: bad disk" in text
+    assert "away is cordoned since 2026-01-02 12:00:00\n" in text.replace(" \n", "\n")
+
+
+@pytest.mark.parametrize("holders, warned", [(1, True), (2, False)])
+def test_a_cordon_that_leaves_too_few_holders_is_warned_of(holders: int, warned: bool) -> None:
+    done = Changed(True, 9, ClusterConfig(4, 2, "crc32", 1, 7), holders)
+    warning = render.few_holders(done)
+    assert (warning is not None) == warned
+    if warning is not None:
+        assert "only 1 of the members may hold" in warning
+        assert "2 holders" in warning
 
 
 def test_a_warning_is_one_line_without_a_traceback() -> None:
