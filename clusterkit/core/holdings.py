@@ -42,7 +42,8 @@ class Holdings:
         self._keepers: dict[int, dict[str, int]] = {}
         # Partitions of which nobody alive had anything when they were last given out.
         self._fresh: set[int] = set()
-        # Partitions found in motion, with nobody proven: any of these nodes may have them.
+        # Partitions found in motion, or in other hands when not all was seen, with nobody proven:
+        # any of these nodes may have them.
         self._unknown: set[int] = set()
         self._anyone: tuple[str, ...] = ()
 
@@ -80,6 +81,7 @@ class Holdings:
         epoch: int,
         reset: Collection[str],
         gone: Collection[str],
+        between: Collection[str] = (),
     ) -> list[Gain]:
         """Passes from one assignment to the next; the gains are in the order of the partitions.
 
@@ -89,6 +91,8 @@ class Holdings:
             epoch: The epoch of the new assignment.
             reset: The nodes whose copies are worthless: they are back with a new registration.
             gone: The nodes that are no members any more.
+            between: The members that may have held any partition for a time, where assignments in
+                between were not seen; empty if none was missed.
         """
         # Where one of these is unproven it was in the row, so each such partition comes up below.
         lost = {*gone, *reset}
@@ -100,6 +104,8 @@ class Holdings:
             self._anyone = tuple(n for n in self._anyone if n not in lost)
             for index, keepers in self._keepers.items():
                 self._keepers[index] = {n: r for n, r in keepers.items() if n not in lost}
+        if between:
+            self._anyone = tuple(sorted({*self._anyone, *between}))
         gains: list[Gain] = []
         unproven = self._unproven
         for index, before, row in _affected(old, new, reset):
@@ -117,6 +123,8 @@ class Holdings:
                     kept[node_id] = rank
                 if node_id not in row and pairs.pop(index, None) is not None:
                     self._uncount(index)
+            if between and all(n in lost or n not in row for n in before):
+                self._unknown.add(index)  # it went from hand to hand, and who had it is not known
             if not kept and index not in self._unknown:
                 self._fresh.add(index)
             for place, node_id in enumerate(row):

@@ -319,7 +319,7 @@ class Machine:
         if new.epoch != old.epoch or causes:
             self._rows = self._assignment.follow(new)
             self._report_relaxed()
-        self._passages.note(old, new, old_rows, self._rows, causes, at)
+        self._passages.note(old, new, old_rows, self._rows, causes, at, seen=seen)
         if not self._only_others(changes):
             self._passages.settle(at)
         for change in changes:

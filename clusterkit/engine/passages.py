@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..core import local_events, plan
 from ..core.hashing import partition_index
-from ..core.holdings import Holdings
+from ..core.holdings import Gain, Holdings
 from ..core.membership import State
 from ..core.placement import Row
 from ..core.present import present_events
@@ -36,6 +36,7 @@ class _Passage:
     old_rows: Sequence[Row]
     rows: Sequence[Row]
     causes: Sequence[plan.Cause]
+    seen: bool  # whether there was nothing in between
     due: float
 
     @property
@@ -77,10 +78,15 @@ class Passages:
         rows: Sequence[Row],
         causes: Sequence[plan.Cause],
         at: Instant,
+        *,
+        seen: bool = True,
     ) -> None:
-        """From one state and its assignment to the next; the one before must be settled."""
+        """From one state and its assignment to the next; the one before must be settled.
+
+        Not ``seen`` says that there may have been others in between.
+        """
         assert self._open is None
-        passage = _Passage(old, new, old_rows, rows, causes, at.mono + SECONDS)
+        passage = _Passage(old, new, old_rows, rows, causes, seen, at.mono + SECONDS)
         if passage.assigned or new.receipts is not old.receipts:
             self._open = passage
 
@@ -144,18 +150,26 @@ class Passages:
 
     def _assigned(self, passage: _Passage, at: Instant) -> None:
         old, new, rows = passage.old, passage.new, passage.rows
+        reset = plan.reset_nodes({n: m.nonce for n, m in old.members.items()}, new)
+        gone = [n for n in old.members if n not in new.members]
         gains = self._holdings.advance(
             passage.old_rows,
             rows,
             epoch=new.epoch,
-            reset=plan.reset_nodes({n: m.nonce for n, m in old.members.items()}, new),
-            gone=[n for n in old.members if n not in new.members],
+            reset=reset,
+            gone=gone,
+            between=() if passage.seen else new.members,
         )
         if not self._stay.live:
             self._delivery.ledger.start_from(rows)
             return
         self._delivery.gained(gains, passage.causes, rows, new, at)
         self.tell_roles(rows if self._stay.is_mine(new) else (), new, at)
+        if gone or reset:  # data goes with nodes
+            self._tell_lost(gains, passage, at)
+
+    def _tell_lost(self, gains: Sequence[Gain], passage: _Passage, at: Instant) -> None:
+        new, rows = passage.new, passage.rows
         found: dict[int, str] = {}
         for lost in local_events.lost_events(
             gains, passage.old_rows, rows, new, self._holdings, at.wall

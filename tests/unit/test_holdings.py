@@ -25,10 +25,18 @@ class Story:
             for node_id in ALL:
                 self.holdings.prove(node_id, self.epoch)
 
-    def to(self, *rows: str, reset: Collection[str] = (), gone: Collection[str] = ()) -> list[Gain]:
+    def to(
+        self,
+        *rows: str,
+        reset: Collection[str] = (),
+        gone: Collection[str] = (),
+        between: Collection[str] = (),
+    ) -> list[Gain]:
         old, self.rows = self.rows, tuple(tuple(row) for row in rows)
         self.epoch += 1
-        return self.holdings.advance(old, self.rows, epoch=self.epoch, reset=reset, gone=gone)
+        return self.holdings.advance(
+            old, self.rows, epoch=self.epoch, reset=reset, gone=gone, between=between
+        )
 
     def sources(
         self,
@@ -318,6 +326,19 @@ def test_a_first_reading_takes_everybody_at_their_receipts() -> None:
     assert holdings.prove("d", 5) == [(2, ("c", "d"))]
     gain = Gain(0, "x", 6, needs_data=True)
     assert holdings.sources(gain, ("x", "b"), old_primary=None, receipts={}, members=ALL) == ["b"]
+
+
+def test_where_something_was_missed_any_member_may_have_what_no_holder_kept() -> None:
+    story = Story("a")
+    (gain,) = story.to("a", reset="a", between="abc")
+    assert story.sources(gain) == "bc"
+    assert not story.holdings.is_anew(0)
+    story = Story("a")
+    (gain,) = story.to("b", between="abc")
+    assert story.sources(gain) == "ac", "who is known to have had it first"
+    story = Story("ab")
+    (gain,) = story.to("ac", between="abcd")
+    assert story.sources(gain) == "ab", "one that holds it still has it"
 
 
 def test_nothing_is_kept_of_partitions_at_rest() -> None:

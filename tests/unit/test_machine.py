@@ -264,6 +264,25 @@ def test_who_joined_twice_before_its_view_had_either_is_not_taken_over_by_itself
     assert len(told(b, "node_rejoin", NodeRejoinEvent)) == 2
 
 
+def test_what_may_have_been_in_other_hands_unseen_is_asked_for_everywhere(sim: Simulation) -> None:
+    a, d = sim.start("a", replication=1), sim.start("d", replication=1)
+    sim.settle()
+    d.delay = 4 * TTL
+    d.cut_off()
+    sim.run_for(TTL + 1.0)
+    d.heal()
+    sim.run_for(2.0)
+    before = len(d.calls)
+    d.reread()  # as where what came in between is compacted
+    sim.settle()
+    gained = [c.event for c in d.calls[before:] if isinstance(c.event, PartitionChangeEvent)]
+    mine = [event for event in gained if event.copy_to_node.id == "d"]
+    assert mine
+    assert all([n.id for n in event.copy_from_nodes] == ["a"] for event in mine)
+    assert d.events("partition_lost") == [], "a has it since"
+    assert a.events("partition_lost"), "what only d had when it went"
+
+
 def test_whoever_had_the_place_before_a_join_and_left_it_again_is_no_successor(
     sim: Simulation,
 ) -> None:
