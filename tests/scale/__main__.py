@@ -173,7 +173,7 @@ def measure(nodes: int, given: argparse.Namespace) -> Result:
             "settle_time": given.settle_seconds,
             "replication_factor": 3,
             # So many runners share two cores here, that a lease has to outlive their queue.
-            "lease_ttl": 600,  # hundreds share two cores: who must wait for one has not died
+            "lease_ttl": 600,
             "connect_timeout": 120,
             "drain_timeout": 60,
             "environ": {},
