@@ -109,10 +109,14 @@ def barred(cordons: Collection[str], holders: Iterable[str]) -> Collection[str]:
     return cordons if cordons and any(n not in cordons for n in holders) else ()
 
 
-def _barred(state: State) -> Collection[str]:
+def able(state: State) -> Iterator[str]:
+    """The members that could hold partitions, cordons apart: active, and of some weight."""
     members = state.members.items()
-    holders = (n for n, m in members if m.node.weight and m.node.state == "active")
-    return barred(state.cordons.keys(), holders)
+    return (n for n, m in members if m.node.weight and m.node.state == "active")
+
+
+def _barred(state: State) -> Collection[str]:
+    return barred(state.cordons.keys(), able(state))
 
 
 def _candidate(member: NodeRecord, barred: Collection[str]) -> Candidate:

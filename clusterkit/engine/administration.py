@@ -7,13 +7,14 @@ that has changed meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from ..core import codec, membership
 from ..core.keys import Keys
 from ..core.membership import State
+from ..core.ownership import able
 from ..core.records import ClusterConfig, Cordon
 from ..errors import ClusterKitError
 from ..ports import Clock, Compare, Delete, KeyValue, Op, Put, RangeResult, Store, Txn
@@ -36,9 +37,9 @@ class Changed:
     holders: int
 
 
-_Changes: TypeAlias = tuple[State | None, Sequence[Op]]
-"""The state that a change leads to, None if there is nothing to do, and its writes."""
-_Change: TypeAlias = Callable[[State, KeyValue], _Changes]
+_Step: TypeAlias = tuple[State, Op] | None
+"""The state that a change leads to, and its write; None if there is nothing to do."""
+_Change: TypeAlias = Callable[[State, KeyValue], _Step]
 
 
 class Administration:
@@ -61,9 +62,9 @@ class Administration:
         It stays a member and gives its copies to those that take over.
         """
 
-        def change(state: State, config: KeyValue) -> _Changes:
+        def change(state: State, config: KeyValue) -> _Step:
             if node_id in state.cordons:
-                return None, ()
+                return None
             if node_id not in state.members and node_id not in state.history:
                 raise ClusterKitError(
                     f"node {node_id!r} cannot be cordoned: this cluster does not know it. The "
@@ -76,23 +77,23 @@ class Administration:
                 )
             cordon = Cordon(reason, self._clock.now())
             after = replace(state, cordons={**state.cordons, node_id: cordon})
-            return after, (Put(self._keys.cordon(node_id), codec.encode_cordon(cordon)),)
+            return after, Put(self._keys.cordon(node_id), codec.encode_cordon(cordon))
 
         return self._apply(node_id, change)
 
     def uncordon(self, node_id: str) -> Changed:
         """Lets a node hold partitions again."""
 
-        def change(state: State, config: KeyValue) -> _Changes:
+        def change(state: State, config: KeyValue) -> _Step:
             if node_id not in state.cordons:
                 if node_id not in state.members and node_id not in state.history:
                     raise ClusterKitError(
                         f"node {node_id!r} is not cordoned, and this cluster does not know it. "
                         "Cordoned are: " + (", ".join(sorted(state.cordons)) or "nobody")
                     )
-                return None, ()
+                return None
             left = {n: cordon for n, cordon in state.cordons.items() if n != node_id}
-            return replace(state, cordons=left), (Delete(self._keys.cordon(node_id)),)
+            return replace(state, cordons=left), Delete(self._keys.cordon(node_id))
 
         return self._apply(node_id, change)
 
@@ -111,7 +112,7 @@ class Administration:
             balance_primaries: Whether primaries are evened out.
         """
 
-        def change(state: State, config: KeyValue) -> _Changes:
+        def change(state: State, config: KeyValue) -> _Step:
             assert state.config is not None
             wanted = state.config
             if replication_factor is not None:
@@ -121,9 +122,9 @@ class Administration:
             if balance_primaries is not None:
                 wanted = replace(wanted, balance_primaries=balance_primaries)
             if wanted == state.config:
-                return None, ()
+                return None
             put = Put(self._keys.config, codec.config_with(config.value, wanted))
-            return replace(state, config=wanted), (put,)
+            return replace(state, config=wanted), put
 
         return self._apply("", change)
 
@@ -132,15 +133,16 @@ class Administration:
             read = self._store.range(self._keys.root, timeout=self._timeout)
             state = membership.read(self._keys, read.kvs, read.revision, read.cluster_id)
             config = self._config(read, state)
-            after, writes = change(state, config)
-            if after is None:
+            step = change(state, config)
+            if step is None:
                 return replace(_changed(state.revision, state), changed=False)
+            after, write = step
             put = Put(self._keys.membership, codec.encode_membership(node_id, self._clock.now()))
             unchanged = (
                 Compare(self._keys.membership, "mod", "==", state.membership_revision),
                 Compare(self._keys.config, "mod", "==", config.mod_revision),
             )
-            result = self._store.txn(Txn(unchanged, (*writes, put)), timeout=self._timeout)
+            result = self._store.txn(Txn(unchanged, (write, put)), timeout=self._timeout)
             if result.succeeded:
                 return _changed(result.revision, after)
 
@@ -163,8 +165,4 @@ def _changed(revision: int, state: State) -> Changed:
 
 
 def _holders(state: State) -> set[str]:
-    return {
-        node_id
-        for node_id, member in state.members.items()
-        if node_id not in state.cordons and member.node.state == "active" and member.node.weight
-    }
+    return set(able(state)) - state.cordons.keys()
