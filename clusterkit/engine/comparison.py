@@ -5,8 +5,10 @@ reading, or ahead of it, since revisions arrive meanwhile. So keys that the watc
 reading was asked for are left out, and what differs in the others is judged by revisions:
 
 * the reading has it from a revision that the state has applied: the state is wrong, for certain;
-* from a later one: it is on its way, or lost. It is read again soon, and if the very same
-  difference is still there when that should long have arrived, the watch has lost it.
+* from a later one: it is on its way, or lost. It is read again soon, then less and less often, and
+  if the very same difference is still there though the watch has long brought nothing at all, the
+  watch has lost it. One that brings something is behind, by minutes where the processor is short,
+  and passes the revision in question sooner or later.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from .departures import score
 EVERY_SECONDS = 300.0
 AGAIN_SECONDS = 5.0
 PATIENCE_SECONDS = 20.0
-"""Longer than a watch on a server that has frozen takes to be moved to another."""
+"""How long a watch may bring nothing: longer than one on a server that has frozen takes to be moved
+to another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,10 @@ class Comparison:
         self._number = 0
         self._due: float | None = None
         self._changed: set[bytes] | None = None  # since the reading was asked for; None: none was
+        # What may be lost, and how long the watch has brought nothing since it was first suspected.
         self._suspects: dict[tuple[bytes, int], float] = {}
+        self._heard = False  # whether the watch has brought anything since the last comparison
+        self._pause = self._again  # before what is suspected is looked at again
 
     def begin(self, now: float) -> None:
         """From now on there is something to compare."""
@@ -63,6 +69,7 @@ class Comparison:
 
     def changed(self, events: Iterable[WatchEvent]) -> None:
         """The watch has changed these keys."""
+        self._heard = True
         if self._changed is not None:
             self._changed.update(event.kv.key for event in events)
 
@@ -76,19 +83,24 @@ class Comparison:
         if self._changed is None or number != self._number:
             return ()
         changed, self._changed = self._changed, None
+        # The pause, and not the time: a process that was frozen has heard nothing, but not waited.
+        before = {} if self._heard else {s: t + self._pause for s, t in self._suspects.items()}
         found = {
-            (key, put_at): self._suspects.get((key, put_at), now)
+            (key, put_at): before.get((key, put_at), 0.0)
             for key, put_at in differences(self._keys, state, read).items()
             if key not in changed
         }
         wrong = tuple(
             key
-            for (key, put_at), since in found.items()
-            if (put_at or read.revision) <= state.revision or now - since >= self._patience
+            for (key, put_at), silent in found.items()
+            if (put_at or read.revision) <= state.revision or silent >= self._patience
         )
+        # To read everything again and again is the last thing that a node needs which is behind.
+        self._pause = min(self._pause * 2, self._every) if self._suspects else self._again
+        self._heard = False
         self._suspects = {} if wrong else found
         if self._suspects:
-            self._due = now + self._again
+            self._due = now + self._pause
         return wrong
 
     def _later(self, now: float) -> None:

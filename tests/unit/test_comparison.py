@@ -182,6 +182,36 @@ def test_what_was_lost_is_found_at_the_latest_when_patience_ends(
         wrong = world.judge(world.read())
         assert bool(wrong) == (world.now - first >= PATIENCE_SECONDS)
     assert wrong == (lost.key,)
+    assert world.now - first < 3 * PATIENCE_SECONDS
+
+
+def test_a_node_that_is_behind_has_lost_nothing(world: World) -> None:
+    for i in range(100):
+        world.write(Put(KEYS.root + b"news", str(i).encode()), Put(KEYS.applied("a"), b"1"))
+    world.write(Put(KEYS.rebalance, b""))
+    pauses = []
+    for batch in world.pending():  # one a comparison: it is behind for longer than any patience
+        before = world.now
+        world.ask()
+        assert world.judge(world.read()) == ()
+        pauses.append(world.now - before)
+        world.state, _ = membership.step(KEYS, world.state, batch)
+        world.comparison.changed(batch.events)
+    # And it does not read all keys every few seconds, which would leave it further behind.
+    assert max(pauses[1:]) == EVERY_SECONDS
+    assert sum(pauses[1:8]) > EVERY_SECONDS
+
+
+def test_a_process_that_was_frozen_has_lost_nothing(world: World) -> None:
+    world.ask()
+    world.write(Put(KEYS.rebalance, b""))
+    assert world.judge(world.read()) == ()
+    world.ask()
+    world.now += 1000.0  # and what came meanwhile is only being read
+    assert world.judge(world.read()) == ()
+    world.follow()
+    world.ask()
+    assert world.judge(world.read()) == ()
 
 
 def test_what_changes_all_the_time_is_not_suspected(world: World) -> None:
