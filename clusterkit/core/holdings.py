@@ -4,48 +4,33 @@ A pure function of the views and receipts that a node has applied, so that all n
 sources for a copy. Only partitions in motion take space: a partition is at rest once every one of
 its holders has said, by its receipt, that its hooks up to the holder's newest change succeeded.
 
-Terms: a *gain* is one (partition, node) pair where the node becomes a holder or the primary. A gain
-that needs data makes the pair *unproven* until the node's receipt reaches the gain's epoch. The
-*keepers* of a partition in motion are the nodes that held it in any view since it was last at rest.
-One that was still unproven when it ceased to be a holder may have all of it, a part, or nothing: a
-receipt is for all partitions of a node at once, so that nobody but the node itself can tell.
+For the terms see ``motion``, which has the rules for one partition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, repeat
 
+from .motion import Gain, Motion
 from .placement import Row
 from .records import Receipt
 from .rows import differences
 
-
-@dataclass(frozen=True, slots=True)
-class Gain:
-    """A node becomes a holder (``needs_data``) or the primary of a partition."""
-
-    index: int
-    node_id: str
-    epoch: int
-    needs_data: bool
+_AT_REST = Motion({}, {})  # each of its holders has all of it; never changed
 
 
 class Holdings:
     """The partitions in motion. Owned by one thread."""
 
     def __init__(self) -> None:
-        self._unproven: dict[str, dict[int, int]] = {}  # node → partition → epoch of the gain
-        self._waiting: dict[int, int] = {}  # partition → how many of its holders are unproven
-        # partition → node → its rank: 0 if it once had all, else since when it may have a part.
-        self._keepers: dict[int, dict[str, int]] = {}
-        # Partitions of which nobody alive had anything when they were last given out.
-        self._fresh: set[int] = set()
-        # Partitions found in motion, or in other hands when not all was seen, with nobody proven:
-        # any of these nodes may have them.
-        self._unknown: set[int] = set()
+        self._motion: dict[int, Motion] = {}
+        self._unproven: dict[str, set[int]] = {}  # in which partitions a node is unproven
         self._anyone: tuple[str, ...] = ()
+        self._newest = self._marked = 0  # epochs
+        # Since the mark: in which partitions something was gained, and what of it was proven.
+        self._touched: set[int] = set()
+        self._arrived: set[tuple[int, str]] = set()
 
     def assume(
         self,
@@ -61,17 +46,21 @@ class Holdings:
             if (r := receipts.get(node_id)) is None or r.nonce != nonce or r.epoch < epoch
         }
         self._anyone = tuple(sorted(nonces))
+        self._newest = self._marked = epoch
+        if not behind:
+            return
         # A cluster in which nobody has ever given a receipt is being made in this very moment.
         young = not any(n in receipts and receipts[n].nonce == nonces[n] for n in nonces)
         for index, row in enumerate(rows):
-            for node_id in row:
-                if node_id in behind:
-                    self._keepers[index] = {n: epoch if n in behind else 0 for n in row}
-                    self._doubt(node_id, index, epoch)
-            if row and behind.issuperset(row):
-                self._unknown.add(index)
-                if young:
-                    self._fresh.add(index)
+            unproven = {n: epoch for n in row if n in behind}
+            if unproven:
+                nobody = len(unproven) == len(row)
+                keepers = {n: unproven.get(n, 0) for n in row}
+                self._motion[index] = Motion(
+                    keepers, unproven, anew=nobody and young, unknown=nobody
+                )
+                for node_id in unproven:
+                    self._unproven.setdefault(node_id, set()).add(index)
 
     def advance(
         self,
@@ -94,84 +83,85 @@ class Holdings:
             between: The members that may have held any partition for a time, where assignments in
                 between were not seen; empty if none was missed.
         """
-        # Where one of these is unproven it was in the row, so each such partition comes up below.
+        self._newest = epoch
         lost = {*gone, *reset}
-        for node_id in lost:
-            for index in self._unproven.pop(node_id, ()):
-                self._uncount(index)
         if lost:
-            # A keeper need not be in the row. It must not pass for one when it comes back empty.
-            self._anyone = tuple(n for n in self._anyone if n not in lost)
-            for index, keepers in self._keepers.items():
-                self._keepers[index] = {n: r for n, r in keepers.items() if n not in lost}
+            self._lose(lost)
         if between:
             self._anyone = tuple(sorted({*self._anyone, *between}))
         gains: list[Gain] = []
-        unproven = self._unproven
+        motions, waits = self._motion, self._unproven
         for index, before, row in _affected(old, new, reset):
-            found = self._keepers.get(index)
-            kept = dict(found) if found else {}
-            for node_id in before:
-                if node_id in lost:
-                    continue
-                pairs = unproven.get(node_id)
-                if not pairs:
-                    kept[node_id] = 0
-                    continue
-                rank = pairs.get(index, 0)
-                if kept.get(node_id, rank) >= rank:
-                    kept[node_id] = rank
-                if node_id not in row and pairs.pop(index, None) is not None:
-                    self._uncount(index)
+            motion = motions.get(index)
+            if motion is None:  # at rest: each of its holders has all of it
+                motion = Motion({n: 0 for n in before if n not in lost}, {})
+                motions[index] = motion
+            else:
+                for node_id in motion.pass_on(before, row, lost):
+                    waits[node_id].discard(index)
             if between and all(n in lost or n not in row for n in before):
-                self._unknown.add(index)  # it went from hand to hand, and who had it is not known
-            if not kept and index not in self._unknown:
-                self._fresh.add(index)
-            for place, node_id in enumerate(row):
+                motion.unknown = True  # it went from hand to hand, and who had it is not known
+            if not motion.keepers and not motion.unknown:
+                motion.anew = True
+            unproven = motion.unproven
+            for node_id in row:
                 if node_id not in before or node_id in reset:
-                    # A keeper that is back missed writes, unless all keepers are back: then nobody
-                    # who could have taken them is left.
-                    needs_data = node_id not in kept or not all(
-                        r == 0 and n in row and n not in before for n, r in kept.items()
-                    )
+                    needs_data = not motion.spares(node_id, before, row)
                     gains.append(Gain(index, node_id, epoch, needs_data))
                     if needs_data:
-                        self._doubt(node_id, index, epoch)
-                elif place == 0 and before[0] != node_id:
-                    waits = index in unproven.get(node_id, ())
-                    gains.append(Gain(index, node_id, epoch, needs_data=waits))
-            if index in self._waiting or not row:  # without a holder nobody has taken it over
-                self._keepers[index] = kept
-            else:
-                self._forget(index)
+                        unproven[node_id] = epoch
+                        self._touched.add(index)
+                        if node_id not in waits:
+                            waits[node_id] = set()
+                        waits[node_id].add(index)
+                elif node_id == row[0] != before[0]:
+                    gains.append(Gain(index, node_id, epoch, needs_data=node_id in unproven))
+            if not unproven and row:  # without a holder nobody has taken it over
+                del motions[index]
         return gains
 
-    def prove(self, node_id: str, epoch: int) -> list[tuple[int, tuple[str, ...]]]:
+    def _lose(self, lost: Collection[str]) -> None:
+        # A keeper need not be in the row. It must not pass for one when it comes back empty.
+        self._anyone = tuple(n for n in self._anyone if n not in lost)
+        for motion in self._motion.values():
+            for node_id in lost:
+                motion.keepers.pop(node_id, None)
+        # Where one is unproven it is in the row, so what is at rest by this will be found so.
+        for node_id in lost:
+            for index in self._unproven.pop(node_id, ()):
+                del self._motion[index].unproven[node_id]
+
+    def prove(self, node_id: str, epoch: int) -> list[tuple[int, Collection[str]]]:
         """The node's receipt: its hooks up to ``epoch`` have succeeded.
 
         Returns:
-            The partitions that have come to rest by this, each with its keepers.
+            The partitions that have come to rest by this, each with its keepers, in their order.
         """
-        pairs = self._unproven.get(node_id)
-        if pairs is None:
-            return []
-        rested: list[tuple[int, tuple[str, ...]]] = []
-        for index in [i for i, gained in pairs.items() if gained <= epoch]:
-            del pairs[index]
-            self._uncount(index)
-            self._fresh.discard(index)
-            if index not in self._waiting:
-                rested.append((index, tuple(self._keepers.get(index, ()))))
-                self._forget(index)
-        if not pairs:
-            del self._unproven[node_id]
+        rested: list[tuple[int, Collection[str]]] = []
+        left: set[int] = set()
+        motions, marked = self._motion, self._marked
+        for index in sorted(self._unproven.pop(node_id, ())):
+            motion = motions[index]
+            gained = motion.unproven[node_id]
+            if gained > epoch:
+                left.add(index)
+                continue
+            if gained > marked:
+                self._arrived.add((index, node_id))
+            del motion.unproven[node_id]
+            motion.anew = False
+            if not motion.unproven:
+                del motions[index]
+                rested.append((index, motion.keepers))
+        if left:
+            self._unproven[node_id] = left
         return rested
 
     def lower(self, epoch: int) -> None:
         """etcd has gone back: the receipts to come are for smaller epochs than those awaited."""
-        for pairs in self._unproven.values():
-            for index, gained in pairs.items():
-                pairs[index] = min(gained, epoch)
+        for motion in self._motion.values():
+            motion.unproven = {n: min(gained, epoch) for n, gained in motion.unproven.items()}
+        self._newest, self._marked = epoch, min(self._marked, epoch)
 
     def sources(
         self,
@@ -194,103 +184,66 @@ class Holdings:
         partition, only those of a lower rank are named. The rank of a node is 0 if it had all of
         it once, else the epoch in which it first became a holder, since the partition was at rest.
         """
-        proven: list[str] = []
-        doubtful: list[str] = []
-        keepers = self._keepers.get(gain.index, {})
-        unknown = gain.index in self._unknown
-        gained = self._unproven.get(gain.node_id, {}).get(gain.index)
-        mine = gain.epoch if gained is None else keepers.get(gain.node_id, gained)
-        ranked = again or gain.index in self._fresh
-        for node_id in dict.fromkeys((*keepers, *row, *(self._anyone if unknown else ()))):
-            if node_id == gain.node_id or node_id not in members:
-                continue
-            if node_id not in row:
-                # Of anyone nothing is known, but that it was there before.
-                (proven if keepers.get(node_id) == 0 else doubtful).append(node_id)
-                continue
-            since = self._unproven.get(node_id, {}).get(gain.index)
-            if since is None:
-                proven.append(node_id)
-                continue
-            theirs = keepers.get(node_id, since)
-            same = theirs == mine and (mine == 0 or unknown) and node_id < gain.node_id
-            if (theirs < mine or same) if ranked else (theirs == 0 or unknown or since != gained):
-                doubtful.append(node_id)
-
-        def order(node_id: str) -> tuple[bool, int]:
-            receipt = receipts.get(node_id)
-            return node_id != old_primary, -(receipt.epoch if receipt else 0)
-
-        return sorted(proven, key=order) + sorted(doubtful, key=order)
+        return self._of(gain.index).sources(
+            gain,
+            row,
+            old_primary=old_primary,
+            receipts=receipts,
+            members=members,
+            again=again,
+            anyone=self._anyone,
+        )
 
     def surely_has_source(self, gain: Gain, row: Row, members: Collection[str]) -> bool:
-        """Whether some member is one of ``sources``, as far as that is quickly told.
-
-        It is if it is a holder that is proven to have the data, or held the partition since that
-        was last at rest.
-        """
-        unproven = self._unproven
-        for node_id in row:
-            if node_id != gain.node_id and node_id in members:
-                pairs = unproven.get(node_id)
-                if pairs is None or gain.index not in pairs:
-                    return True
-        keepers = self._keepers.get(gain.index, ())
-        return any(n not in row and n != gain.node_id and n in members for n in keepers)
+        """Whether some member is one of ``sources``, as far as that is quickly told."""
+        return self._of(gain.index).surely_has_source(gain.node_id, row, members)
 
     def keeps(self, gain: Gain) -> bool:
         """Whether the node that gains the partition has kept its copy from before."""
-        return self._keepers.get(gain.index, {}).get(gain.node_id) == 0
+        return self._of(gain.index).keepers.get(gain.node_id) == 0
 
     def is_anew(self, index: int) -> bool:
         """Whether nobody had any of it when it was given out, and no holder has it yet."""
-        return index in self._fresh
+        return self._of(index).anew
 
-    def to_move(self, gains: Iterable[Gain]) -> tuple[set[int], list[Gain]]:
-        """The partitions that must reach the nodes that gain them, which have no copy of before.
+    def moved(self) -> tuple[set[tuple[int, str]], list[Gain]]:
+        """What must reach the nodes that gained it, which have no copy of before, since the mark.
 
         Returns:
-            Their indexes, and the gains of which that depends on whether anybody else has a copy.
+            The partitions and their nodes, and the gains of which it depends on whether anybody
+            else has a copy.
         """
-        needed: set[int] = set()
-        kept: list[Gain] = []
-        for gain in gains:
-            if gain.needs_data:
-                keepers = self._keepers.get(gain.index)
-                if keepers is None or keepers.get(gain.node_id) != 0:
-                    needed.add(gain.index)
-                else:
-                    kept.append(gain)
+        needed, kept = set(self._arrived), list[Gain]()
+        for index in self._touched:
+            motion = self._of(index)
+            for node_id, gained in motion.unproven.items():
+                if gained > self._marked:
+                    if motion.keepers.get(node_id) != 0:
+                        needed.add((index, node_id))
+                    else:
+                        kept.append(Gain(index, node_id, gained, needs_data=True))
         return needed, kept
 
-    def _forget(self, index: int) -> None:
-        """The partition is at rest."""
-        self._keepers.pop(index, None)
-        self._unknown.discard(index)
-        self._fresh.discard(index)
+    def mark(self) -> None:
+        """From here on ``moved`` tells of what is gained after this."""
+        self._marked = self._newest
+        self._touched.clear()
+        self._arrived.clear()
 
-    def _doubt(self, node_id: str, index: int, epoch: int) -> None:
-        pairs = self._unproven.setdefault(node_id, {})
-        if index not in pairs:
-            self._waiting[index] = self._waiting.get(index, 0) + 1
-        pairs[index] = epoch
-
-    def _uncount(self, index: int) -> None:
-        self._waiting[index] -= 1
-        if not self._waiting[index]:
-            del self._waiting[index]
+    def _of(self, index: int) -> Motion:
+        return self._motion.get(index, _AT_REST)
 
 
 def _affected(
     old: Sequence[Row], new: Sequence[Row], reset: Collection[str]
-) -> Iterator[tuple[int, Row, Row]]:
+) -> Iterable[tuple[int, Row, Row]]:
     """The new rows that are others than before, or that one of the reset nodes is in."""
-    if reset:
-        lost = frozenset(reset)
-        for index, (before, row) in enumerate(zip(chain(old, repeat(())), new, strict=False)):
-            if before != row or not lost.isdisjoint(row):
-                yield index, before, row
-        return
-    for index, before, row in differences(old, new):
-        if index < len(new):
-            yield index, before, row
+    if not reset:
+        found = differences(old, new)
+        return found if len(old) <= len(new) else (d for d in found if d[0] < len(new))
+    lost = frozenset(reset)
+    return (
+        (index, before, row)
+        for index, (before, row) in enumerate(zip(chain(old, repeat(())), new, strict=False))
+        if before != row or not lost.isdisjoint(row)
+    )

@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import chain
 
 from ..events import PartitionChangeEvent, RebalanceEvent
 from ..model import OwedMove
 from .hashing import partition_id, partition_index
-from .holdings import Gain, Holdings
+from .holdings import Holdings
 from .membership import State
+from .motion import Gain
 from .placement import Row
 from .plan import Cause, merge
 from .rows import differences
@@ -52,8 +52,9 @@ class Ledger:
         self._failing: set[tuple[int, str]] = set()
         self._planned: Sequence[Row] = ()
         self._known: Sequence[Row] = ()
-        # Of nodes that no hook asks for, by partition: only their number is told.
-        self._counted: dict[int, list[Gain]] = {}
+        self._pruned: Sequence[Row] = ()
+        self._nonces: dict[str, str] = {}  # of the stays that something is owed to
+        self._untold = False  # whether there are gains of nodes that no hook asks for
 
     def add(
         self,
@@ -71,16 +72,13 @@ class Ledger:
             state: The cluster as of then.
             cause: Why.
             since: When.
-            only: The one node whose changes any hook wants; None for all. Gains of others are
-                counted in the next rebalance, and nothing is made of them.
+            only: The one node whose changes any hook wants; None for all. Nothing is made of the
+                gains of others: the next rebalance counts them by what the holdings say.
         """
         if only is not None:
-            mine: list[Gain] = []
-            for gain in gains:
-                if gain.node_id == only:
-                    mine.append(gain)
-                else:
-                    self._counted.setdefault(gain.index, []).append(gain)
+            gains = list(gains)
+            mine = [gain for gain in gains if gain.node_id == only]
+            self._untold = self._untold or len(mine) < len(gains)
             gains = mine
         merged: dict[Cause, Cause] = {}
         for gain in gains:
@@ -98,6 +96,7 @@ class Ledger:
                 entry.old_primary = owed.old_primary
             self._remove(pair)
             self.entries[pair] = entry
+            self._nonces[gain.node_id] = nonce
             self._owed_to[gain.node_id] += 1
 
     def prune(self, rows: Sequence[Row], state: State) -> set[str]:
@@ -106,32 +105,31 @@ class Ledger:
         Returns:
             The event ids of what was forgotten.
         """
-        self._prune_counted(rows)
+        void = {
+            node_id
+            for node_id, owed in self._owed_to.items()
+            if owed and not self._is_same(node_id, state)
+        }
+        pairs = [pair for pair in self.entries if pair[1] in void] if void else []
+        # Of all that is owed, each change of a burst concerns little.
+        for index, before, row in differences(self._pruned, rows) if self.entries else ():
+            pairs += [(index, n) for n in before if n not in row and (index, n) in self.entries]
+        self._pruned = rows
         forgotten: set[str] = set()
-        for pair, entry in list(self.entries.items()):
-            index, node_id = pair
-            member = state.members.get(node_id)
-            if member is None or member.nonce != entry.nonce or node_id not in rows[index]:
+        for pair in pairs:
+            if (entry := self.entries.get(pair)) is not None:
                 forgotten.add(entry.event_id)
                 self._remove(pair)
         return forgotten
 
-    def _prune_counted(self, rows: Sequence[Row]) -> None:
-        # In a burst they are many, and each change of it concerns few.
-        if not self._counted:
-            return
-        for index, _, row in differences(self._known, rows):
-            if (counted := self._counted.get(index)) is not None:
-                left = [gain for gain in counted if gain.node_id in row]
-                if left:
-                    self._counted[index] = left
-                else:
-                    del self._counted[index]
+    def _is_same(self, node_id: str, state: State) -> bool:
+        member = state.members.get(node_id)
+        return member is not None and member.nonce == self._nonces[node_id]
 
     def start_from(self, rows: Sequence[Row]) -> None:
         """Takes an assignment as given: what was there before this node is state, not change."""
         self._planned = rows
-        self._prune_counted(rows)
+        self._untold = False
         self.known(rows)
 
     def known(self, rows: Sequence[Row]) -> None:
@@ -178,7 +176,7 @@ class Ledger:
     @property
     def empty(self) -> bool:
         """Whether nothing is owed, and the next rebalance would tell of nothing."""
-        return not self.entries and not self._counted
+        return not self.entries and not self._untold
 
     def failing(self) -> bool:
         """Whether anything was tried and failed."""
@@ -223,6 +221,7 @@ class Ledger:
         order = {pair: rows[pair[0]].index(pair[1]) for pair in self.entries}
         found: list[tuple[int, PartitionChangeEvent]] = []
         moving = self._count(before, rows, state, holdings, affected)
+        holdings.mark()
         up = _up(state) if self.entries else set()
         for pair in sorted(self.entries, key=lambda p: (p[0], order[p])):
             entry = self.entries[pair]
@@ -275,13 +274,15 @@ class Ledger:
         affected: set[str],
     ) -> set[int]:
         """The partitions that move to nodes which no hook asks for; adds the nodes to others."""
-        counted = list(chain.from_iterable(self._counted.values()))
-        self._counted = {}
-        affected.update({gain.node_id for gain in counted})
-        moving, kept = holdings.to_move(counted)
+        if not self._untold:
+            return set()
+        self._untold = False
+        needed, kept = holdings.moved()
+        found = [(index, node_id) for index, node_id in needed if node_id in rows[index]]
         up = _up(state) if kept else set()
         for gain in kept:
             old = before[gain.index] if gain.index < len(before) else ()
+            affected.add(gain.node_id)
             if holdings.sources(
                 gain,
                 rows[gain.index],
@@ -289,8 +290,9 @@ class Ledger:
                 receipts=state.receipts,
                 members=up,
             ):
-                moving.add(gain.index)
-        return moving
+                found.append((gain.index, gain.node_id))
+        affected.update({node_id for _, node_id in found})
+        return {index for index, _ in found}
 
 
 def _up(state: State) -> set[str]:

@@ -7,8 +7,9 @@ from datetime import datetime
 
 from ..events import PartitionDropEvent, PartitionLostEvent, PartitionRoleEvent
 from .hashing import partition_id
-from .holdings import Gain, Holdings
+from .holdings import Holdings
 from .membership import State
+from .motion import Gain
 from .ownership import role_changes
 from .placement import Row
 from .records import Receipt

@@ -8,9 +8,10 @@ from datetime import datetime
 from ..events import Event, PartitionChangeEvent
 from ..hooks import HookKind
 from .hashing import partition_id
-from .holdings import Gain, Holdings
+from .holdings import Holdings
 from .local_events import role_events
 from .membership import Joined, State
+from .motion import Gain
 from .placement import Row
 from .plan import node_event
 

@@ -68,6 +68,12 @@ class Rows(Sequence[Row]):
             later = newer._later
         return row
 
+    def picked(self, indexes: Sequence[int]) -> list[Row]:
+        """The rows of these indexes, of which none is negative."""
+        found = [self._list[index] for index in indexes]
+        # As in a look at one: the list first, and then what was replaced in it.
+        return found if self._later is None else [self[index] for index in indexes]
+
     def replaced_until(self, newer: Sequence[Row]) -> dict[int, Row] | None:
         """The rows of this version that ``newer`` has others for, or had for a time.
 
@@ -79,7 +85,7 @@ class Rows(Sequence[Row]):
             if version._later is None:
                 return None
             replaced, version = version._later
-            found = {**replaced, **found}
+            found = {**replaced, **found} if found else dict(replaced)
         return found
 
     def _whole(self) -> list[Row]:
@@ -127,7 +133,10 @@ def differences(old: Sequence[Row], new: Sequence[Row]) -> Iterator[tuple[int, R
             if before != row:
                 yield index, before, row
         return
-    for index, before in sorted(known.items()):
-        row = new[index]
-        if before != row:
-            yield index, before, row
+    if known:
+        assert isinstance(new, Rows)
+        indexes = sorted(known)
+        for index, row in zip(indexes, new.picked(indexes), strict=True):
+            before = known[index]
+            if before != row:
+                yield index, before, row

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 
 from ..core import plan
 from ..core.hashing import partition_index
-from ..core.holdings import Gain, Holdings
+from ..core.holdings import Holdings
 from ..core.ledger import Ledger
 from ..core.membership import State
+from ..core.motion import Gain
 from ..core.placement import Row
 from ..events import Event, HookErrorEvent, PartitionChangeEvent
 from ..hooks import HookKind, HookSpec

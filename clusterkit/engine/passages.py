@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from ..core import local_events, plan
 from ..core.hashing import partition_index
-from ..core.holdings import Gain, Holdings
+from ..core.holdings import Holdings
 from ..core.membership import State
+from ..core.motion import Gain
 from ..core.placement import Row
 from ..core.present import present_events
 from ..core.wording import named
@@ -162,6 +163,7 @@ class Passages:
         )
         if not self._stay.live:
             self._delivery.ledger.start_from(rows)
+            self._holdings.mark()
             return
         self._delivery.gained(gains, passage.causes, rows, new, at)
         self.tell_roles(rows if self._stay.is_mine(new) else (), new, at)

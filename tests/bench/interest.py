@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from statistics import median
 
-from clusterkit.core.holdings import Gain, Holdings
+from clusterkit.core.holdings import Holdings
 from clusterkit.core.membership import State
+from clusterkit.core.motion import Gain
 from clusterkit.core.ownership import rows_of
 from clusterkit.core.placement import Row
 from clusterkit.core.plan import Cause

@@ -15,9 +15,10 @@ from types import MappingProxyType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterkit.core.holdings import Gain, Holdings
+from clusterkit.core.holdings import Holdings
 from clusterkit.core.ledger import Ledger
 from clusterkit.core.membership import State
+from clusterkit.core.motion import Gain
 from clusterkit.core.ownership import rows_of
 from clusterkit.core.placement import Row
 from clusterkit.core.plan import Cause, reset_nodes
@@ -301,7 +302,7 @@ def test_all_memory_of_motion_ends_with_the_motion(history: History) -> None:
     for node_id in follower.state.members:
         follower.holdings.prove(node_id, follower.state.epoch)
     if all(follower.rows):
-        assert vars(follower.holdings) == vars(Holdings())
+        assert (follower.holdings._unproven, follower.holdings._motion) == ({}, {})
 
 
 # -- plans ---------------------------------------------------------------------------------------

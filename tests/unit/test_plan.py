@@ -338,11 +338,37 @@ def test_which_gains_need_a_copy_for_certain() -> None:
     rows: list[list[Row]] = [[("a", "c")] * 2, [("a", "b")] * 2, [("a", "c"), ("d", "a")]]
     holdings.assume(rows[0], dict.fromkeys("ac", "n1"), {n: Receipt("n1", 1) for n in "ac"}, 1)
     holdings.advance(rows[0], rows[1], epoch=2, reset=(), gone=())
+    assert holdings.moved() == ({(1, "b"), (0, "b")}, [])
     kept, newcomer = holdings.advance(rows[1], rows[2], epoch=3, reset=(), gone=())
     assert (kept.node_id, newcomer.node_id) == ("c", "d")
-    assert holdings.to_move([kept, newcomer]) == ({1}, [kept])
-    assert holdings.to_move([replace(newcomer, needs_data=False)]) == (set(), [])
-    assert holdings.to_move([replace(newcomer, index=7)]) == ({7}, []), "nothing is known of it"
+    assert holdings.moved() == ({(1, "d")}, [kept])
+    holdings.prove("d", 3)
+    assert holdings.moved() == ({(1, "d")}, [kept]), "it had to move, and has arrived"
+    holdings.mark()
+    assert holdings.moved() == (set(), [])
+
+
+def test_what_arrived_before_it_was_counted_and_went_again_does_not_count() -> None:
+    books = Books("a", "a", only="x")
+    books.to("b", "b")
+    books.holdings.prove("b", books.epoch)
+    books.to("c", "b")
+    books.holdings.prove("c", books.epoch)
+    books.to("a", "b")
+    start, _ = books.plan()
+    assert (start.partitions_to_move, start.nodes_affected) == (2, ("a", "b"))
+    assert books.plan()[0].partitions_to_move == 0
+
+
+def test_after_etcd_went_back_what_is_gained_is_counted_by_the_smaller_epochs() -> None:
+    books = Books("a", only="x")
+    books.epoch = 1000
+    books.to("ab")
+    books.plan()
+    books.epoch = 10
+    books.holdings.lower(10)
+    books.to("abc")
+    assert books.plan()[0].partitions_to_move == 1
 
 
 # -- this node's own -----------------------------------------------------------------------------
@@ -512,9 +538,10 @@ def test_what_is_only_counted_and_was_superseded_is_forgotten() -> None:
     assert not books.ledger.empty, "one is left"
     assert books.plan()[0].partitions_to_move == 1
     assert books.ledger.empty
-    books.to("b", "ba")
-    books.to("b")
-    assert books.ledger.empty, "there is no second partition any more"
+    books.to("bc", "bc")
+    books.to("b", "b")
+    assert not books.ledger.empty, "the receipt comes with the rebalance"
+    assert books.plan()[0].partitions_to_move == 0, "they went again before it"
     books.to("bc")
     assert not books.ledger.empty
     books.ledger.start_from((("b",),))
