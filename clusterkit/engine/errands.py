@@ -39,6 +39,7 @@ class Errands:
         # Each is set by one thread: the newest receipt by the runner, what is done with it by this.
         self._newest: WriteReceipt | None = None
         self._done: WriteReceipt | None = None
+        self._sent: WriteReceipt | None = None  # what etcd may have, though its answer was lost
         self._retry = _FIRST_RETRY
         self._thread = threading.Thread(target=self._run, name="clusterkit-errands", daemon=True)
         self._thread.start()
@@ -115,14 +116,24 @@ class Errands:
             return
         if not write.session.lost:
             try:
-                self._store.txn(
-                    receipt_txn(self._keys, self._node_id, write), timeout=self._timeout
-                )
+                # To write again what is there would be news to every node, when etcd is slow enough
+                # for answers to be lost.
+                if self._sent is not write or not self._is_written(write):
+                    self._sent = write
+                    self._store.txn(
+                        receipt_txn(self._keys, self._node_id, write), timeout=self._timeout
+                    )
             except StoreError as e:
                 logger.info("writing the receipt failed and will be retried: %s", e)
                 self._retry = min(self._retry * 2, _LAST_RETRY)
                 return
         self._done, self._retry = write, _FIRST_RETRY
+
+    def _is_written(self, write: WriteReceipt) -> bool:
+        key = self._keys.applied(self._node_id)
+        wanted = codec.encode_receipt(write.receipt), write.session.lease_id
+        read = self._store.range(key, timeout=self._timeout)  # of all keys that begin with it
+        return any(kv.key == key and (kv.value, kv.lease) == wanted for kv in read.kvs)
 
     def _check_server(self) -> None:
         try:

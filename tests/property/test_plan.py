@@ -294,6 +294,19 @@ def test_no_two_holders_that_asked_in_vain_are_named_to_each_other(history: Hist
 
 
 @given(histories)
+def test_only_what_present_holders_have_gained_in_their_present_stays_is_owed(
+    history: History,
+) -> None:
+    first, *rest = history.states()
+    follower = Follower(first)
+    for new in rest:
+        follower.step(new)
+        for (index, node_id), entry in follower.ledger.entries.items():
+            assert node_id in follower.rows[index]
+            assert new.members[node_id].nonce == entry.nonce
+
+
+@given(histories)
 def test_all_memory_of_motion_ends_with_the_motion(history: History) -> None:
     first, *rest = history.states()
     follower = Follower(first)

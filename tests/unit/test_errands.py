@@ -61,6 +61,18 @@ def test_a_receipt_is_written_however_often_it_takes(
     eventually(lambda: state_of(store).receipts, "the receipt")
 
 
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_receipt_whose_answer_was_lost_is_written_again_only_if_it_is_not_there(
+    store: FaultyStore, errands: Errands, session: Session, applied: bool
+) -> None:
+    before = store.range(KEYS.root, timeout=1).revision
+    store.next("txn", raising(StoreUnavailableError("lost"), applied=applied))
+    errands.receipt(WriteReceipt(session, Receipt("n1", 7)))
+    eventually(lambda: errands._done, "it is known to be there")
+    assert state_of(store).receipts == {"a": Receipt("n1", 7)}
+    assert store.range(KEYS.root, timeout=1).revision == before + 1, "nobody hears of it twice"
+
+
 def test_a_newer_receipt_takes_the_place_of_one_that_cannot_be_written(
     store: FaultyStore, errands: Errands, session: Session
 ) -> None:
