@@ -58,7 +58,9 @@ class OptionsDict(TypedDict, total=False):
         max_concurrent_hooks: How many hooks run at once, 50; two places are kept for urgent news.
         max_moves_in_flight: How many partitions this node fetches at once; None, the default, for
             as many as hooks may run. Those with the fewest live copies come first.
-        connect_timeout: How long ``start()`` looks for an etcd that answers; 5.
+        connect_timeout: How long ``start()`` looks for an etcd that answers, and any later call
+            waits for its answer; 5. A connection on which etcd does not answer a ping within three
+            fifths of that, but 3 s at least, is given up.
         drain_timeout: The longest that ``stop()`` waits for what is under way; 30.
         admin: Where this node serves HTTP about itself, ``127.0.0.1:8080``; without a host
             (``:8080``) on the loopback address. None, the default, for nowhere.

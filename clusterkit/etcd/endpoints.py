@@ -94,7 +94,9 @@ def channel_options(tls: TLSFiles | None, connect_timeout: float) -> list[tuple[
     """
     options: list[tuple[str, int | str]] = [
         ("grpc.keepalive_time_ms", 10_000),
-        ("grpc.http2.ping_timeout_ms", 3_000),
+        # Whoever gives etcd more time to answer than most means it: on a machine with too much to
+        # do every answer is late, and a connection that is opened anew is more to do.
+        ("grpc.http2.ping_timeout_ms", max(3_000, int(connect_timeout * 600))),
         ("grpc.keepalive_permit_without_calls", 0),
         # gRPC would wait up to two minutes between two attempts: too long after an outage.
         ("grpc.initial_reconnect_backoff_ms", 200),

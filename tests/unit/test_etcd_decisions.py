@@ -17,7 +17,7 @@ from clusterkit.errors import (
 from clusterkit.etcd import EtcdStore, TLSFiles
 from clusterkit.etcd._pb import rpc_pb2 as pb
 from clusterkit.etcd.access import Access, access_of
-from clusterkit.etcd.endpoints import parse_endpoint
+from clusterkit.etcd.endpoints import channel_options, parse_endpoint
 from clusterkit.etcd.translate import Kind, classify, to_error
 from clusterkit.etcd.watch import Assembler, refusal
 from clusterkit.ports import Compare, Delete, Get, Put, Txn
@@ -226,3 +226,10 @@ def test_why_a_server_cancels_a_watch() -> None:
     unknown = refusal(pb.WatchResponse(canceled=True), "h:1")
     assert not isinstance(unknown, CompactedError)
     assert unknown.failure.kind is Kind.UNAVAILABLE
+
+
+@pytest.mark.parametrize("connect, ping", [(0.5, 3_000), (5.0, 3_000), (120.0, 72_000)])
+def test_whoever_gives_etcd_more_time_gives_it_to_a_connection_too(
+    connect: float, ping: int
+) -> None:
+    assert dict(channel_options(None, connect))["grpc.http2.ping_timeout_ms"] == ping
