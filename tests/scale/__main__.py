@@ -161,6 +161,11 @@ def node_ids_of(node_ids: list[str], count: int, index: int) -> list[str]:
     return [n for n in node_ids if int(n.rpartition("-")[2]) % count == index]
 
 
+def settle_seconds(nodes: int) -> float:
+    """So that a start is some ten rebalances, on the two cores that have all of the nodes."""
+    return min(60.0, max(5.0, nodes * 0.12))
+
+
 def measure(nodes: int, given: argparse.Namespace) -> Result:
     """One size."""
     with ExitStack() as stack:
@@ -170,7 +175,7 @@ def measure(nodes: int, given: argparse.Namespace) -> Result:
             "prefix": f"/scale-{uuid.uuid4().hex[:8]}",
             "cluster": "c",
             "partitions": given.partitions,
-            "settle_time": given.settle_seconds,
+            "settle_time": given.settle_seconds or settle_seconds(nodes),
             "replication_factor": 3,
             # So many runners share two cores here, that a lease has to outlive their queue.
             "lease_ttl": 600,
@@ -232,7 +237,12 @@ def main() -> int:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
     parser.add_argument("--partitions", type=int, default=16_384)
     parser.add_argument("--processes", type=int, default=16)
-    parser.add_argument("--settle-seconds", type=float, default=5.0, help="settle_time of the kits")
+    parser.add_argument(
+        "--settle-seconds",
+        type=float,
+        help="settle_time of the kits; unless given from 5 to 60 s, by the number of nodes, since "
+        "each rebalance is a receipt of each for each",
+    )
     parser.add_argument("--quiet-seconds", type=float, default=10.0)
     parser.add_argument("--patience", type=float, default=1800.0, help="seconds for one wait")
     parser.add_argument(
