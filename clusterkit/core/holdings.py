@@ -27,10 +27,8 @@ class Holdings:
         self._motion: dict[int, Motion] = {}
         self._unproven: dict[str, set[int]] = {}  # in which partitions a node is unproven
         self._anyone: tuple[str, ...] = ()
-        self._newest = self._marked = 0  # epochs
-        # Since the mark: in which partitions something was gained, and what of it was proven.
-        self._touched: set[int] = set()
-        self._arrived: set[tuple[int, str]] = set()
+        # What was gained since the mark and needs data, or has got it by now.
+        self._gained: set[tuple[int, str]] = set()
 
     def assume(
         self,
@@ -46,7 +44,6 @@ class Holdings:
             if (r := receipts.get(node_id)) is None or r.nonce != nonce or r.epoch < epoch
         }
         self._anyone = tuple(sorted(nonces))
-        self._newest = self._marked = epoch
         if not behind:
             return
         # A cluster in which nobody has ever given a receipt is being made in this very moment.
@@ -83,7 +80,6 @@ class Holdings:
             between: The members that may have held any partition for a time, where assignments in
                 between were not seen; empty if none was missed.
         """
-        self._newest = epoch
         lost = {*gone, *reset}
         if lost:
             self._lose(lost)
@@ -99,6 +95,7 @@ class Holdings:
             else:
                 for node_id in motion.pass_on(before, row, lost):
                     waits[node_id].discard(index)
+                    self._gained.discard((index, node_id))
             if between and all(n in lost or n not in row for n in before):
                 motion.unknown = True  # it went from hand to hand, and who had it is not known
             if not motion.keepers and not motion.unknown:
@@ -110,7 +107,7 @@ class Holdings:
                     gains.append(Gain(index, node_id, epoch, needs_data))
                     if needs_data:
                         unproven[node_id] = epoch
-                        self._touched.add(index)
+                        self._gained.add((index, node_id))
                         if node_id not in waits:
                             waits[node_id] = set()
                         waits[node_id].add(index)
@@ -139,15 +136,12 @@ class Holdings:
         """
         rested: list[tuple[int, Collection[str]]] = []
         left: set[int] = set()
-        motions, marked = self._motion, self._marked
+        motions = self._motion
         for index in sorted(self._unproven.pop(node_id, ())):
             motion = motions[index]
-            gained = motion.unproven[node_id]
-            if gained > epoch:
+            if motion.unproven[node_id] > epoch:
                 left.add(index)
                 continue
-            if gained > marked:
-                self._arrived.add((index, node_id))
             del motion.unproven[node_id]
             motion.anew = False
             if not motion.unproven:
@@ -161,7 +155,6 @@ class Holdings:
         """etcd has gone back: the receipts to come are for smaller epochs than those awaited."""
         for motion in self._motion.values():
             motion.unproven = {n: min(gained, epoch) for n, gained in motion.unproven.items()}
-        self._newest, self._marked = epoch, min(self._marked, epoch)
 
     def sources(
         self,
@@ -184,15 +177,15 @@ class Holdings:
         partition, only those of a lower rank are named. The rank of a node is 0 if it had all of
         it once, else the epoch in which it first became a holder, since the partition was at rest.
         """
-        return self._of(gain.index).sources(
-            gain,
-            row,
-            old_primary=old_primary,
-            receipts=receipts,
-            members=members,
-            again=again,
-            anyone=self._anyone,
+        proven, doubtful = self._of(gain.index).sources(
+            gain, row, members, again=again, anyone=self._anyone
         )
+
+        def order(node_id: str) -> tuple[bool, int]:
+            receipt = receipts.get(node_id)
+            return node_id != old_primary, -(receipt.epoch if receipt else 0)
+
+        return sorted(proven, key=order) + sorted(doubtful, key=order)
 
     def surely_has_source(self, gain: Gain, row: Row, members: Collection[str]) -> bool:
         """Whether some member is one of ``sources``, as far as that is quickly told."""
@@ -209,26 +202,25 @@ class Holdings:
     def moved(self) -> tuple[set[tuple[int, str]], list[Gain]]:
         """What must reach the nodes that gained it, which have no copy of before, since the mark.
 
+        Also what has arrived by now, and of that what its node has let go again.
+
         Returns:
             The partitions and their nodes, and the gains of which it depends on whether anybody
             else has a copy.
         """
-        needed, kept = set(self._arrived), list[Gain]()
-        for index in self._touched:
+        needed, kept = set[tuple[int, str]](), list[Gain]()
+        for index, node_id in self._gained:
             motion = self._of(index)
-            for node_id, gained in motion.unproven.items():
-                if gained > self._marked:
-                    if motion.keepers.get(node_id) != 0:
-                        needed.add((index, node_id))
-                    else:
-                        kept.append(Gain(index, node_id, gained, needs_data=True))
+            since = motion.unproven.get(node_id)
+            if since is not None and motion.keepers.get(node_id) == 0:
+                kept.append(Gain(index, node_id, since, needs_data=True))
+            else:
+                needed.add((index, node_id))
         return needed, kept
 
     def mark(self) -> None:
         """From here on ``moved`` tells of what is gained after this."""
-        self._marked = self._newest
-        self._touched.clear()
-        self._arrived.clear()
+        self._gained.clear()
 
     def _of(self, index: int) -> Motion:
         return self._motion.get(index, _AT_REST)

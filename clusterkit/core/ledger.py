@@ -52,7 +52,7 @@ class Ledger:
         self._failing: set[tuple[int, str]] = set()
         self._planned: Sequence[Row] = ()
         self._known: Sequence[Row] = ()
-        self._pruned: Sequence[Row] = ()
+        self._pruned: Sequence[Row] = ()  # not ``_known``, which goes on while nothing is pruned
         self._nonces: dict[str, str] = {}  # of the stays that something is owed to
         self._untold = False  # whether there are gains of nodes that no hook asks for
 
@@ -126,10 +126,11 @@ class Ledger:
         member = state.members.get(node_id)
         return member is not None and member.nonce == self._nonces[node_id]
 
-    def start_from(self, rows: Sequence[Row]) -> None:
+    def start_from(self, rows: Sequence[Row], holdings: Holdings) -> None:
         """Takes an assignment as given: what was there before this node is state, not change."""
         self._planned = rows
         self._untold = False
+        holdings.mark()
         self.known(rows)
 
     def known(self, rows: Sequence[Row]) -> None:

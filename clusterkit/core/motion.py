@@ -9,11 +9,10 @@ partitions of a node at once, so that nobody but the node itself can tell.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from .placement import Row
-from .records import Receipt
 
 
 @dataclass(slots=True)  # not frozen: in a burst they are many, and that would take thrice the time
@@ -90,14 +89,15 @@ class Motion:
         self,
         gain: Gain,
         row: Row,
-        *,
-        old_primary: str | None,
-        receipts: Mapping[str, Receipt],
         members: Collection[str],
+        *,
         again: bool,
         anyone: Sequence[str],
-    ) -> list[str]:
-        """See ``Holdings.sources``; ``anyone`` are those of whom one may have what is unknown."""
+    ) -> tuple[list[str], list[str]]:
+        """Who is proven to have the data, and who may have it: see ``Holdings.sources``.
+
+        Of ``anyone`` each may have what is unknown.
+        """
         proven: list[str] = []
         doubtful: list[str] = []
         keepers, unproven, unknown = self.keepers, self.unproven, self.unknown
@@ -119,12 +119,7 @@ class Motion:
             same = theirs == mine and (mine == 0 or unknown) and node_id < gain.node_id
             if (theirs < mine or same) if ranked else (theirs == 0 or unknown or since != gained):
                 doubtful.append(node_id)
-
-        def order(node_id: str) -> tuple[bool, int]:
-            receipt = receipts.get(node_id)
-            return node_id != old_primary, -(receipt.epoch if receipt else 0)
-
-        return sorted(proven, key=order) + sorted(doubtful, key=order)
+        return proven, doubtful
 
     def surely_has_source(self, node_id: str, row: Row, members: Collection[str]) -> bool:
         """Whether some member is one of ``sources`` for the node, as far as that is quickly told.

@@ -85,7 +85,7 @@ class Rows(Sequence[Row]):
             if version._later is None:
                 return None
             replaced, version = version._later
-            found = {**replaced, **found} if found else dict(replaced)
+            found = {**replaced, **found}
         return found
 
     def _whole(self) -> list[Row]:

@@ -65,7 +65,7 @@ class Passages:
         """The first assignment, which is state and no change."""
         nonces = {node_id: m.nonce for node_id, m in state.members.items()}
         self._holdings.assume(rows, nonces, state.receipts, state.epoch)
-        self._delivery.ledger.start_from(rows)
+        self._delivery.ledger.start_from(rows, self._holdings)
 
     def restored(self, state: State) -> None:
         """etcd has gone back: the receipts to come are for smaller epochs than those awaited."""
@@ -162,8 +162,7 @@ class Passages:
             between=() if passage.seen else new.members,
         )
         if not self._stay.live:
-            self._delivery.ledger.start_from(rows)
-            self._holdings.mark()
+            self._delivery.ledger.start_from(rows, self._holdings)
             return
         self._delivery.gained(gains, passage.causes, rows, new, at)
         self.tell_roles(rows if self._stay.is_mine(new) else (), new, at)

@@ -93,7 +93,6 @@ def _begin(state: State, assigned: tuple[Row, ...], reset: Collection[str]) -> _
     holdings = Holdings()
     nonces = {node_id: m.nonce for node_id, m in state.members.items()}
     holdings.assume(assigned, nonces, state.receipts, EPOCH - 1)
-    gains: list[Gain] = holdings.advance(assigned, assigned, epoch=EPOCH, reset=reset, gone=())
     hooks = Hooks()
     hooks.on_partition_change(mine=True)(lambda event: None)
     delivery = Delivery(
@@ -103,7 +102,8 @@ def _begin(state: State, assigned: tuple[Row, ...], reset: Collection[str]) -> _
         incarnation=f"i-{ME}",
         settle_seconds=0.0,
     )
-    delivery.ledger.start_from(assigned)
+    delivery.ledger.start_from(assigned, holdings)
+    gains: list[Gain] = holdings.advance(assigned, assigned, epoch=EPOCH, reset=reset, gone=())
     at = Instant(0.0, AT)
     tidy()
     began = time.perf_counter()

@@ -45,7 +45,7 @@ def rows(rounds: int) -> list[Row]:
             come, node_id = number % 2 == 0, f"newcomer-{number // 2}"
             state = joined(state, node_id) if come else left(state, node_id)
             delivery = _delivery(me)
-            delivery.ledger.start_from(old)
+            delivery.ledger.start_from(old, holdings)
             if number == 2:
                 tidy()
             began = time.perf_counter()

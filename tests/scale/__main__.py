@@ -168,6 +168,7 @@ def settle_seconds(nodes: int) -> float:
 
 def measure(nodes: int, given: argparse.Namespace) -> Result:
     """One size."""
+    settle = settle_seconds(nodes) if given.settle_seconds is None else given.settle_seconds
     with ExitStack() as stack:
         etcd = stack.enter_context(EmbeddedEtcd(args=("--quota-backend-bytes", str(2 << 30))))
         options = {
@@ -175,7 +176,7 @@ def measure(nodes: int, given: argparse.Namespace) -> Result:
             "prefix": f"/scale-{uuid.uuid4().hex[:8]}",
             "cluster": "c",
             "partitions": given.partitions,
-            "settle_time": given.settle_seconds or settle_seconds(nodes),
+            "settle_time": settle,
             "replication_factor": 3,
             # So many runners share two cores here, that a lease has to outlive their queue.
             "lease_ttl": 600,

@@ -65,10 +65,14 @@ def test_a_receipt_is_written_however_often_it_takes(
 def test_a_receipt_whose_answer_was_lost_is_written_again_only_if_it_is_not_there(
     store: FaultyStore, errands: Errands, session: Session, applied: bool
 ) -> None:
+    older = WriteReceipt(session, Receipt("n1", 6))
+    errands.receipt(older)
+    eventually(lambda: errands._done is older, "an older one is there")
     before = store.range(KEYS.root, timeout=1).revision
     store.next("txn", raising(StoreUnavailableError("lost"), applied=applied))
-    errands.receipt(WriteReceipt(session, Receipt("n1", 7)))
-    eventually(lambda: errands._done, "it is known to be there")
+    newer = WriteReceipt(session, Receipt("n1", 7))
+    errands.receipt(newer)
+    eventually(lambda: errands._done is newer, "it is known to be there")
     assert state_of(store).receipts == {"a": Receipt("n1", 7)}
     assert store.range(KEYS.root, timeout=1).revision == before + 1, "nobody hears of it twice"
 

@@ -14,6 +14,11 @@ from clusterkit.core.records import Receipt
 ALL = "abcdef"
 
 
+def proven(holdings: Holdings, node_id: str, epoch: int) -> list[tuple[int, tuple[str, ...]]]:
+    """What comes to rest by a receipt, with its keepers as they can be compared."""
+    return [(index, tuple(keepers)) for index, keepers in holdings.prove(node_id, epoch)]
+
+
 class Story:
     """One partition's holders over time. ``to("ab")`` is one change, each with the next epoch."""
 
@@ -39,9 +44,8 @@ class Story:
             old, self.rows, epoch=self.epoch, reset=reset, gone=gone, between=between
         )
 
-    def prove(self, node_id: str, epoch: int) -> list[tuple[int, str]]:
-        found = self.holdings.prove(node_id, epoch)
-        return [(index, "".join(keepers)) for index, keepers in found]
+    def prove(self, node_id: str, epoch: int) -> list[tuple[int, tuple[str, ...]]]:
+        return proven(self.holdings, node_id, epoch)
 
     def sources(
         self,
@@ -157,7 +161,7 @@ def test_a_receipt_for_an_older_epoch_proves_nothing() -> None:
     story = Story("ab")
     story.to("cb")
     assert story.holdings.prove("c", story.epoch - 1) == []
-    assert story.prove("c", story.epoch) == [(0, "ab")]
+    assert story.prove("c", story.epoch) == [(0, ("a", "b"))]
     assert story.holdings.prove("c", story.epoch) == []
 
 
@@ -169,13 +173,25 @@ def test_after_etcd_went_back_a_receipt_for_the_smaller_epoch_is_enough() -> Non
     assert [index for index, _ in story.holdings.prove("c", 1)] == [0]
 
 
+def test_after_etcd_went_back_who_waited_before_ranks_before_who_comes_then() -> None:
+    story = Story("a")
+    story.epoch = 1000
+    story.to("ab")
+    story.to("ba")
+    story.holdings.lower(10)
+    story.epoch = 10
+    (gain,) = story.to("bc", gone={"a"})[-1:]
+    assert gain.node_id == "c"
+    assert story.sources(gain, again=True) == "b"
+
+
 def test_who_let_go_is_a_source_until_the_partition_is_at_rest() -> None:
     story = Story("ab")
     story.to("cd")
     assert story.holdings.prove("c", story.epoch) == []
     (gain,) = story.to("ce")
     assert story.sources(gain) == "abcd", "d has not said that it got any of it"
-    assert story.prove("e", story.epoch) == [(0, "abcd")]
+    assert story.prove("e", story.epoch) == [(0, ("a", "b", "c", "d"))]
     (gain,) = story.to("cf")
     assert story.sources(gain) == "ce"
 
@@ -199,7 +215,7 @@ def test_a_keeper_that_lost_its_memory_is_no_source(how: str) -> None:
         assert story.to("cb", gone={"a"}) == []
         assert story.to("cb") == []
     assert story.sources(gain, old_primary="a") == "b"
-    assert story.prove("c", story.epoch) == [(0, "b")]
+    assert story.prove("c", story.epoch) == [(0, ("b",))]
 
 
 def test_a_keeper_that_gets_back_what_nobody_else_has_needs_no_data() -> None:
@@ -326,10 +342,9 @@ def test_a_first_reading_takes_everybody_at_their_receipts() -> None:
     # a has its receipt; b's is older, c has none, d's is of another stay. Where no holder has one,
     # anybody may have what was there before.
     assert [sources(i) for i in range(3)] == ["ab", "bcad", "cdab"]
-    ((index, keepers),) = holdings.prove("b", 5)
-    assert (index, set(keepers)) == (0, {"a", "b"})
-    assert [index for index, _ in holdings.prove("c", 5)] == [1]
-    assert [index for index, _ in holdings.prove("d", 5)] == [2]
+    assert proven(holdings, "b", 5) == [(0, ("a", "b"))]
+    assert proven(holdings, "c", 5) == [(1, ("b", "c"))]
+    assert proven(holdings, "d", 5) == [(2, ("c", "d"))]
     gain = Gain(0, "x", 6, needs_data=True)
     assert holdings.sources(gain, ("x", "b"), old_primary=None, receipts={}, members=ALL) == ["b"]
 
@@ -351,7 +366,5 @@ def test_nothing_is_kept_of_partitions_at_rest() -> None:
     story = Story("ab", "bc")
     story.to("db", "dc")
     story.holdings.prove("d", story.epoch)
-    story.holdings.mark()
-    new = Holdings()
-    new.mark()
-    assert vars(story.holdings) == {**vars(new), "_newest": 2, "_marked": 2}
+    story.holdings.mark()  # what was gained has been counted
+    assert vars(story.holdings) == vars(Holdings())

@@ -209,7 +209,7 @@ class Books:
         self.epoch = 0
         if rows:
             self.rows = tuple(tuple(r) for r in rows)
-            self.ledger.start_from(self.rows)
+            self.ledger.start_from(self.rows, self.holdings)
 
     def to(self, *rows: str, cause: Cause = JOIN, now: datetime = T0) -> None:
         old, self.rows = self.rows, tuple(tuple(r) for r in rows)
@@ -346,6 +346,9 @@ def test_which_gains_need_a_copy_for_certain() -> None:
     assert holdings.moved() == ({(1, "d")}, [kept]), "it had to move, and has arrived"
     holdings.mark()
     assert holdings.moved() == (set(), [])
+    (promoted,) = holdings.advance(rows[2], [("a", "c"), ("a", "d")], epoch=4, reset=(), gone=())
+    assert not promoted.needs_data
+    assert holdings.moved() == (set(), []), "a promotion moves nothing"
 
 
 def test_what_arrived_before_it_was_counted_and_went_again_does_not_count() -> None:
@@ -358,6 +361,16 @@ def test_what_arrived_before_it_was_counted_and_went_again_does_not_count() -> N
     start, _ = books.plan()
     assert (start.partitions_to_move, start.nodes_affected) == (2, ("a", "b"))
     assert books.plan()[0].partitions_to_move == 0
+
+
+def test_what_is_only_counted_is_counted_once_and_not_what_was_there_before() -> None:
+    books = Books("a", "a", "a", only="x")
+    books.to("b", "a", "a")
+    books.ledger.start_from(books.rows, books.holdings)
+    books.to("b", "b", "a")
+    assert books.plan()[0].partitions_to_move == 1
+    books.to("b", "b", "b")
+    assert books.plan()[0].partitions_to_move == 1
 
 
 def test_after_etcd_went_back_what_is_gained_is_counted_by_the_smaller_epochs() -> None:
@@ -544,7 +557,7 @@ def test_what_is_only_counted_and_was_superseded_is_forgotten() -> None:
     assert books.plan()[0].partitions_to_move == 0, "they went again before it"
     books.to("bc")
     assert not books.ledger.empty
-    books.ledger.start_from((("b",),))
+    books.ledger.start_from((("b",),), books.holdings)
     assert books.ledger.empty, "what is taken as given is no change"
 
 
@@ -576,7 +589,7 @@ def test_who_owes() -> None:
 
 def test_what_the_ledger_does_not_know_yet_is_pending_if_it_will_be_owed() -> None:
     ledger = Ledger()
-    ledger.start_from((("a", "b"),))
+    ledger.start_from((("a", "b"),), Holdings())
     assert not ledger.pending_for(0, "a", ("a", "b"))
     assert not ledger.pending_for(0, "a", ("a", "c")), "another's replica is nothing to it"
     assert ledger.pending_for(0, "c", ("a", "c"))

@@ -46,6 +46,14 @@ def test_versions_are_equal_to_their_rows() -> None:
     assert repr(old) == "<4 rows>"
 
 
+def test_two_versions_differ_as_they_did_when_there_are_newer_ones() -> None:
+    old = Rows(FIRST)
+    newer = old.replaced({1: ("x",), 3: ("y",)})
+    newer.replaced({1: ("z",), 2: ("v",)})
+    expected = [(1, ("b",), ("x",)), (3, ("d",), ("y",))]
+    assert list(differences(old, newer)) == expected
+
+
 def test_a_version_that_is_not_the_newest_can_have_another_next() -> None:
     old = Rows(FIRST)
     one, other = old.replaced({0: ("x",)}), old.replaced({1: ("y",)})
