@@ -9,6 +9,7 @@ For the terms see ``motion``, which has the rules for one partition.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, repeat
 
@@ -25,10 +26,12 @@ class Holdings:
 
     def __init__(self) -> None:
         self._motion: dict[int, Motion] = {}
-        self._unproven: dict[str, set[int]] = {}  # in which partitions a node is unproven
+        # By node: in which partitions it is unproven, and which it has gained since the mark and
+        # not let go again before it had their data.
+        self._unproven: defaultdict[str, set[int]] = defaultdict(set)
+        self._gained: defaultdict[str, set[int]] = defaultdict(set)
+        self._regained: defaultdict[str, set[int]] = defaultdict(set)  # of these, as a keeper
         self._anyone: tuple[str, ...] = ()
-        # What was gained since the mark and needs data, or has got it by now.
-        self._gained: set[tuple[int, str]] = set()
 
     def assume(
         self,
@@ -57,7 +60,7 @@ class Holdings:
                     keepers, unproven, anew=nobody and young, unknown=nobody
                 )
                 for node_id in unproven:
-                    self._unproven.setdefault(node_id, set()).add(index)
+                    self._unproven[node_id].add(index)
 
     def advance(
         self,
@@ -86,31 +89,33 @@ class Holdings:
         if between:
             self._anyone = tuple(sorted({*self._anyone, *between}))
         gains: list[Gain] = []
-        motions, waits = self._motion, self._unproven
+        motions, waits, gained = self._motion, self._unproven, self._gained
         for index, before, row in _affected(old, new, reset):
             motion = motions.get(index)
             if motion is None:  # at rest: each of its holders has all of it
-                motion = Motion({n: 0 for n in before if n not in lost}, {})
-                motions[index] = motion
+                had = [n for n in before if n not in lost] if lost else before
+                motion = motions[index] = Motion(dict.fromkeys(had, 0), {})
             else:
                 for node_id in motion.pass_on(before, row, lost):
                     waits[node_id].discard(index)
-                    self._gained.discard((index, node_id))
+                    gained[node_id].discard(index)
             if between and all(n in lost or n not in row for n in before):
                 motion.unknown = True  # it went from hand to hand, and who had it is not known
             if not motion.keepers and not motion.unknown:
                 motion.anew = True
-            unproven = motion.unproven
+            keepers, unproven = motion.keepers, motion.unproven
             for node_id in row:
                 if node_id not in before or node_id in reset:
-                    needs_data = not motion.spares(node_id, before, row)
+                    # A keeper that is back missed writes, unless all are back: then nobody who
+                    # could have taken them is left.
+                    needs_data = node_id not in keepers or not motion.all_back(before, row)
                     gains.append(Gain(index, node_id, epoch, needs_data))
                     if needs_data:
                         unproven[node_id] = epoch
-                        self._gained.add((index, node_id))
-                        if node_id not in waits:
-                            waits[node_id] = set()
                         waits[node_id].add(index)
+                        gained[node_id].add(index)
+                        if node_id in keepers:
+                            self._regained[node_id].add(index)
                 elif node_id == row[0] != before[0]:
                     gains.append(Gain(index, node_id, epoch, needs_data=node_id in unproven))
             if not unproven and row:  # without a holder nobody has taken it over
@@ -199,28 +204,35 @@ class Holdings:
         """Whether nobody had any of it when it was given out, and no holder has it yet."""
         return self._of(index).anew
 
-    def moved(self) -> tuple[set[tuple[int, str]], list[Gain]]:
-        """What must reach the nodes that gained it, which have no copy of before, since the mark.
-
-        Also what has arrived by now, and of that what its node has let go again.
+    def moved(self, rows: Sequence[Row]) -> tuple[set[int], set[str], list[Gain]]:
+        """What had to reach the nodes that gained it since the mark, and hold it in these rows.
 
         Returns:
-            The partitions and their nodes, and the gains of which it depends on whether anybody
-            else has a copy.
+            The partitions and the nodes, of what is gained without a copy of before; and the gains
+            of which it depends on whether anybody else has a copy.
         """
-        needed, kept = set[tuple[int, str]](), list[Gain]()
-        for index, node_id in self._gained:
-            motion = self._of(index)
-            since = motion.unproven.get(node_id)
-            if since is not None and motion.keepers.get(node_id) == 0:
-                kept.append(Gain(index, node_id, since, needs_data=True))
-            else:
-                needed.add((index, node_id))
-        return needed, kept
+        moving, nodes, kept = set[int](), set[str](), list[Gain]()
+        motions = self._motion
+        for node_id, indexes in self._gained.items():
+            waits = indexes & self._unproven.get(node_id, set())
+            # Whoever has kept all of it had it already when it gained the partition.
+            copies = {
+                i
+                for i in waits & self._regained.get(node_id, set())
+                if motions[i].keepers.get(node_id) == 0
+            }
+            kept += [Gain(i, node_id, motions[i].unproven[node_id], True) for i in copies]
+            # What nobody waits for any more has arrived, and may have gone again.
+            found = (waits - copies).union(i for i in indexes - waits if node_id in rows[i])
+            if found:
+                nodes.add(node_id)
+                moving |= found
+        return moving, nodes, kept
 
     def mark(self) -> None:
         """From here on ``moved`` tells of what is gained after this."""
         self._gained.clear()
+        self._regained.clear()
 
     def _of(self, index: int) -> Motion:
         return self._motion.get(index, _AT_REST)

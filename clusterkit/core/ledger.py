@@ -278,8 +278,8 @@ class Ledger:
         if not self._untold:
             return set()
         self._untold = False
-        needed, kept = holdings.moved()
-        found = [(index, node_id) for index, node_id in needed if node_id in rows[index]]
+        moving, nodes, kept = holdings.moved(rows)
+        affected |= nodes
         up = _up(state) if kept else set()
         for gain in kept:
             old = before[gain.index] if gain.index < len(before) else ()
@@ -291,9 +291,8 @@ class Ledger:
                 receipts=state.receipts,
                 members=up,
             ):
-                found.append((gain.index, gain.node_id))
-        affected.update({node_id for _, node_id in found})
-        return {index for index, _ in found}
+                moving.add(gain.index)
+        return moving
 
 
 def _up(state: State) -> set[str]:

@@ -74,16 +74,9 @@ class Motion:
                 let_go.append(node_id)
         return let_go
 
-    def spares(self, node_id: str, before: Row, row: Row) -> bool:
-        """Whether a node that comes, or comes back, needs no data.
-
-        A keeper that is back missed writes, unless all keepers are back: then nobody who could have
-        taken them is left.
-        """
-        keepers = self.keepers
-        return node_id in keepers and all(
-            rank == 0 and n in row and n not in before for n, rank in keepers.items()
-        )
+    def all_back(self, before: Row, row: Row) -> bool:
+        """Whether each keeper once had all of it, held none before, and is a holder again."""
+        return all(rank == 0 and n in row and n not in before for n, rank in self.keepers.items())
 
     def sources(
         self,

@@ -108,8 +108,9 @@ histories = st.builds(
 class Follower:
     """What a node makes of each state, in the order in which the engine does it."""
 
-    def __init__(self, first: State) -> None:
+    def __init__(self, first: State, *, only: str | None = None) -> None:
         self.state = first
+        self.only = only
         self.rows: tuple[Row, ...] = rows_of(first)
         self.holdings = Holdings()
         self.ledger = Ledger()
@@ -128,7 +129,8 @@ class Follower:
                 gone=[n for n in old.members if n not in new.members],
             )
             self.ledger.prune(self.rows, new)
-            self.ledger.add(gains, new, CAUSE, T0 + timedelta(seconds=new.revision))
+            since = T0 + timedelta(seconds=new.revision)
+            self.ledger.add(gains, new, CAUSE, since, only=self.only)
         for node_id, receipt in new.receipts.items():
             known = receipt is old.receipts.get(node_id)
             if not known and new.members[node_id].nonce == receipt.nonce:
@@ -304,6 +306,23 @@ def test_only_what_present_holders_have_gained_in_their_present_stays_is_owed(
         for (index, node_id), entry in follower.ledger.entries.items():
             assert node_id in follower.rows[index]
             assert new.members[node_id].nonce == entry.nonce
+
+
+@given(histories)
+def test_what_is_only_counted_is_as_many_as_what_would_be_told(history: History) -> None:
+    first, *rest = history.states()
+    for length in range(1, len(rest) + 1):
+        told, counted = Follower(first), Follower(first, only="nobody")
+        for new in rest[:length]:
+            told.step(new)
+            counted.step(new)
+        moves = []
+        for follower in (told, counted):
+            start, _ = follower.ledger.plan(
+                follower.rows, follower.state, follower.holdings, CAUSE, "id", T0
+            )
+            moves.append(start.partitions_to_move)
+        assert moves[0] == moves[1]
 
 
 @given(histories)

@@ -338,17 +338,18 @@ def test_which_gains_need_a_copy_for_certain() -> None:
     rows: list[list[Row]] = [[("a", "c")] * 2, [("a", "b")] * 2, [("a", "c"), ("d", "a")]]
     holdings.assume(rows[0], dict.fromkeys("ac", "n1"), {n: Receipt("n1", 1) for n in "ac"}, 1)
     holdings.advance(rows[0], rows[1], epoch=2, reset=(), gone=())
-    assert holdings.moved() == ({(1, "b"), (0, "b")}, [])
+    assert holdings.moved(rows[1]) == ({0, 1}, {"b"}, [])
     kept, newcomer = holdings.advance(rows[1], rows[2], epoch=3, reset=(), gone=())
     assert (kept.node_id, newcomer.node_id) == ("c", "d")
-    assert holdings.moved() == ({(1, "d")}, [kept])
+    assert holdings.moved(rows[2]) == ({1}, {"d"}, [kept])
     holdings.prove("d", 3)
-    assert holdings.moved() == ({(1, "d")}, [kept]), "it had to move, and has arrived"
+    assert holdings.moved(rows[2]) == ({1}, {"d"}, [kept]), "it had to move, and has arrived"
     holdings.mark()
-    assert holdings.moved() == (set(), [])
-    (promoted,) = holdings.advance(rows[2], [("a", "c"), ("a", "d")], epoch=4, reset=(), gone=())
+    assert holdings.moved(rows[2]) == (set(), set(), [])
+    last: list[Row] = [("a", "c"), ("a", "d")]
+    (promoted,) = holdings.advance(rows[2], last, epoch=4, reset=(), gone=())
     assert not promoted.needs_data
-    assert holdings.moved() == (set(), []), "a promotion moves nothing"
+    assert holdings.moved(last) == (set(), set(), []), "a promotion moves nothing"
 
 
 def test_what_arrived_before_it_was_counted_and_went_again_does_not_count() -> None:
